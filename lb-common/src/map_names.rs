@@ -1,0 +1,28 @@
+//! Names of the BPF maps, as they are pinned.
+
+/// `Array<u32>` of one entry: the [`crate::ABI_VERSION`] of the pinned maps.
+pub const ABI: &str = "ABI";
+/// `HashMap<ServiceKey4, Service>`.
+pub const SERVICES_V4: &str = "SERVICES_V4";
+/// `HashMap<ServiceKey6, Service>`.
+pub const SERVICES_V6: &str = "SERVICES_V6";
+/// `Array<u8>`: which kinds of service may exist for a destination address, by its hash.
+pub const VIP_FILTER: &str = "VIP_FILTER";
+/// `Array<u64>` of [`crate::row::Row`]s, memory-mapped by the daemon.
+pub const RING: &str = "RING";
+/// `Array<Backend>`, memory-mapped by the daemon.
+pub const BACKENDS: &str = "BACKENDS";
+/// Flow tables, IPv4: opening packet seen, second packet seen, kept for a row's untracked backend.
+pub const FLOWS_V4: [&str; 3] = ["HALF_OPEN_V4", "CONFIRMED_V4", "KEPT_V4"];
+/// Flow tables, IPv6.
+pub const FLOWS_V6: [&str; 3] = ["HALF_OPEN_V6", "CONFIRMED_V6", "KEPT_V6"];
+/// `DevMapHash`: the interfaces that packets may be redirected to, by index.
+pub const DEVICES: &str = "DEVICES";
+/// `PerCpuArray<BackendStats>`, by backend slot.
+pub const BACKEND_STATS: &str = "BACKEND_STATS";
+/// `PerCpuArray<ServiceStats>`, by service slot.
+pub const SERVICE_STATS: &str = "SERVICE_STATS";
+/// `PerCpuArray<u64>`, by [`crate::stats::Reason`].
+pub const REASONS: &str = "REASONS";
+/// `PerCpuArray<Explanation>` of one entry.
+pub const EXPLAIN: &str = "EXPLAIN";

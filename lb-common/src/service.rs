@@ -1,0 +1,68 @@
+//! Services: what a destination address, port and protocol mean.
+
+/// Key of an IPv4 service. Eight bytes: the kernel hashes and compares it as one word.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bytemuck::Pod, bytemuck::Zeroable,
+)]
+pub struct ServiceKey4 {
+    /// The virtual address, as it lies in a header.
+    pub vip: [u8; 4],
+    /// The port in network byte order; 0 for "any port".
+    pub port: [u8; 2],
+    /// The IP protocol number: TCP or UDP.
+    pub proto: u8,
+    /// Not used, zero.
+    pub _pad: u8,
+}
+
+/// Key of an IPv6 service.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bytemuck::Pod, bytemuck::Zeroable,
+)]
+pub struct ServiceKey6 {
+    /// The virtual address, as it lies in a header.
+    pub vip: [u8; 16],
+    /// The port in network byte order; 0 for "any port".
+    pub port: [u8; 2],
+    /// The IP protocol number: TCP or UDP.
+    pub proto: u8,
+    /// Not used, zero.
+    pub _pad: u8,
+}
+
+/// A value of the service maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Service {
+    /// Index of the service's first row in the ring map.
+    pub ring_base: u32,
+    /// Number of its rows, minus one. The number is a power of two.
+    pub ring_mask: u32,
+    /// Its place in the service statistics.
+    pub slot: u32,
+    /// Not used, zero.
+    pub flags: u32,
+}
+
+/// Number of entries of the VIP filter; a power of two.
+pub const VIP_FILTER_LEN: u32 = 4096;
+/// Bit of a VIP filter entry: some address of this entry has a service on an exact port.
+pub const VIP_EXACT: u8 = 1;
+/// Bit of a VIP filter entry: some address of this entry has a service on any port.
+pub const VIP_ANY_PORT: u8 = 2;
+
+/// Returns the VIP filter entry of an address, from its last 32 bits in memory order.
+///
+/// Most packets that are not for a service leave the program after this one array read, without
+/// a hash lookup. The filter is not keyed: who aims at an entry on purpose only makes the program
+/// ask the service map, as it would without the filter.
+#[inline(always)]
+pub const fn vip_filter_index(low32: u32) -> u32 {
+    low32.wrapping_mul(0x9e37_79b1) >> 20
+}
+
+const _: () = assert!(1 << (32 - 20) == VIP_FILTER_LEN);
+const _: () = assert!(size_of::<ServiceKey4>() == 8);
+const _: () = assert!(size_of::<ServiceKey6>() == 20);

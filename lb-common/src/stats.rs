@@ -1,0 +1,111 @@
+//! Counters. All are per CPU, and are never reset while their map lives.
+
+/// Counters of a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct BackendStats {
+    /// Packets sent to the backend.
+    pub packets: u64,
+    /// Their bytes, as they came in: from the Ethernet header on, without the frame check sequence.
+    pub bytes: u64,
+    /// Opening packets among them (TCP SYN). Plain UDP has none.
+    pub new_flows: u64,
+}
+
+/// Counters of a service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ServiceStats {
+    /// Packets sent to its backends.
+    pub packets: u64,
+    /// Their bytes, as for a backend.
+    pub bytes: u64,
+    /// Opening packets among them.
+    pub new_flows: u64,
+    /// Packets dropped because no backend could take them.
+    pub dropped: u64,
+    /// Flow table entries refused because a table was full.
+    pub refused: u64,
+    /// When the last entry was refused: the kernel's 64-bit jiffies; 0 if never.
+    pub refused_at: u64,
+}
+
+/// Why a packet left the program.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Sent out of the interface that it came in by.
+    Sent = 0,
+    /// Redirected to another interface.
+    Redirected = 1,
+    /// Passed: not IPv4 nor IPv6 (ARP and the like), or with more than one VLAN tag.
+    PassNotIp = 2,
+    /// Passed: the headers are cut off or contradict themselves.
+    PassMalformed = 3,
+    /// Passed: neither TCP nor UDP nor ICMP.
+    PassProtocol = 4,
+    /// Passed: no service has this address, port and protocol.
+    PassNoService = 5,
+    /// Passed: a fragment.
+    PassFragment = 6,
+    /// Passed: ICMP or ICMPv6.
+    PassIcmp = 7,
+    /// Dropped: the service has no backend.
+    DropNoBackend = 8,
+    /// Dropped: the backend's next hop is not known.
+    DropUnreachable = 9,
+    /// Dropped: the driver leaves no room in front of the packet for the outer headers.
+    DropNoRoom = 10,
+}
+
+impl Reason {
+    /// Number of reasons.
+    pub const COUNT: usize = 11;
+
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Sent,
+        Self::Redirected,
+        Self::PassNotIp,
+        Self::PassMalformed,
+        Self::PassProtocol,
+        Self::PassNoService,
+        Self::PassFragment,
+        Self::PassIcmp,
+        Self::DropNoBackend,
+        Self::DropUnreachable,
+        Self::DropNoRoom,
+    ];
+
+    /// Returns the reason's name, as counters and listings show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Redirected => "redirected",
+            Self::PassNotIp => "pass_not_ip",
+            Self::PassMalformed => "pass_malformed",
+            Self::PassProtocol => "pass_protocol",
+            Self::PassNoService => "pass_no_service",
+            Self::PassFragment => "pass_fragment",
+            Self::PassIcmp => "pass_icmp",
+            Self::DropNoBackend => "drop_no_backend",
+            Self::DropUnreachable => "drop_unreachable",
+            Self::DropNoRoom => "drop_no_room",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_as_listed_and_named_once() {
+        let mut names = Vec::new();
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+            assert!(!names.contains(&reason.as_str()));
+            names.push(reason.as_str());
+        }
+    }
+}
