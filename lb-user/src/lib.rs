@@ -1,1 +1,4 @@
-//! x
+//! Weir's control plane: a library, and the one binary `weir`.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod model;

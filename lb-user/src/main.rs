@@ -1,2 +1,3 @@
-//! x
-fn main(){}
+//! The binary `weir`.
+
+fn main() {}

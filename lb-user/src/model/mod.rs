@@ -1,0 +1,22 @@
+//! The domain: services, backends, and the three states of the control loop.
+//!
+//! - [`Desired`]: what the operator declared.
+//! - [`Observed`]: what readers saw, each value with its time.
+//! - Installed: what the maps hold; see `crate::dataplane`.
+//!
+//! This module knows nobody else in the crate, does no I/O and reads no clock. Its types are not
+//! serialisable on purpose: configuration and API have types of their own.
+
+mod backend;
+mod desired;
+mod health;
+mod name;
+mod observed;
+mod service;
+
+pub use backend::{Backend, Forward, Mac, Weight};
+pub use desired::{AttachMode, Desired, EncapSource, Interface, Limits};
+pub use health::{HealthCheck, HealthState, Probe};
+pub use name::{Name, NameError};
+pub use observed::{BackendId, NextHop, Observed, Seen};
+pub use service::{L4Protocol, Service, ServicePort, Vip};
