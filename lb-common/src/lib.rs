@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod backend;
+pub mod bench;
 pub mod csum;
 pub mod explain;
 pub mod flow;

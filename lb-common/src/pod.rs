@@ -17,6 +17,7 @@ macro_rules! pod {
 
 pod! {
     crate::backend::Backend,
+    crate::bench::Setup,
     crate::explain::Explanation,
     crate::flow::FlowEntry,
     crate::flow::FlowKey4,

@@ -1,1 +1,4 @@
-//! Placeholder
+//! What Weir's XDP programs share.
+#![no_std]
+
+pub mod packet;

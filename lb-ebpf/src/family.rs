@@ -1,0 +1,159 @@
+//! What differs between IPv4 and IPv6 once a packet is parsed: its keys and its maps.
+
+use lb_common::{
+    hash,
+    service::{Service, VIP_ANY_PORT, VIP_EXACT},
+};
+
+use crate::maps::{self, FlowTable};
+
+/// An address family.
+pub trait Family {
+    /// A flow key as 32-bit words: [`lb_common::flow::FlowKey4`], [`lb_common::flow::FlowKey6`].
+    type Key: Copy + 'static;
+
+    /// Returns the flow's hash.
+    fn hash(key: &Self::Key) -> u64;
+
+    /// Returns the last 32 bits of the destination address.
+    fn destination_low32(key: &Self::Key) -> u32;
+
+    /// Returns the service of the flow's destination address and protocol on `port` (network byte
+    /// order, in memory order; 0 for "any port").
+    fn service(key: &Self::Key, port: u16) -> Option<&'static Service>;
+
+    /// Returns the flow's destination port, in memory order.
+    fn destination_port(key: &Self::Key) -> u16;
+
+    /// The tables, in the order of [`lb_common::flow::Table`].
+    fn half_open() -> &'static FlowTable<Self::Key>;
+    fn confirmed() -> &'static FlowTable<Self::Key>;
+    fn kept() -> &'static FlowTable<Self::Key>;
+}
+
+/// Returns the service that a flow is for: one on its port, else one on any port.
+#[inline(always)]
+pub fn find_service<F: Family>(key: &F::Key) -> Option<&'static Service> {
+    let kinds = maps::vip_filter(F::destination_low32(key));
+    if kinds & VIP_EXACT != 0
+        && let Some(service) = F::service(key, F::destination_port(key))
+    {
+        return Some(service);
+    }
+    if kinds & VIP_ANY_PORT != 0 {
+        return F::service(key, 0);
+    }
+    None
+}
+
+/// Puts a key's last word together: port and protocol, as they lie in a service key.
+#[inline(always)]
+fn port_and_protocol(port: u16, protocol: u32) -> u32 {
+    let [a, b] = port.to_ne_bytes();
+    let [protocol, ..] = protocol.to_ne_bytes();
+    u32::from_ne_bytes([a, b, protocol, 0])
+}
+
+/// Returns the second half of a word with both ports.
+#[inline(always)]
+fn second_port(ports: u32) -> u16 {
+    let [_, _, a, b] = ports.to_ne_bytes();
+    u16::from_ne_bytes([a, b])
+}
+
+/// IPv4.
+pub struct V4;
+
+impl Family for V4 {
+    /// Source, destination, ports, protocol.
+    type Key = [u32; 4];
+
+    #[inline(always)]
+    fn hash(key: &Self::Key) -> u64 {
+        hash::words4(maps::hash_key(), key)
+    }
+
+    #[inline(always)]
+    fn destination_low32(key: &Self::Key) -> u32 {
+        key[1]
+    }
+
+    #[inline(always)]
+    fn service(key: &Self::Key, port: u16) -> Option<&'static Service> {
+        let key = [key[1], port_and_protocol(port, key[3])];
+        // SAFETY: an element may be replaced while we read it, in which case we read the old one;
+        // the kernel frees it after this run.
+        unsafe { maps::SERVICES_V4.get(&key) }
+    }
+
+    #[inline(always)]
+    fn destination_port(key: &Self::Key) -> u16 {
+        second_port(key[2])
+    }
+
+    #[inline(always)]
+    fn half_open() -> &'static FlowTable<Self::Key> {
+        &maps::HALF_OPEN_V4
+    }
+
+    #[inline(always)]
+    fn confirmed() -> &'static FlowTable<Self::Key> {
+        &maps::CONFIRMED_V4
+    }
+
+    #[inline(always)]
+    fn kept() -> &'static FlowTable<Self::Key> {
+        &maps::KEPT_V4
+    }
+}
+
+/// IPv6.
+pub struct V6;
+
+impl Family for V6 {
+    /// Source, destination (four words each), ports, protocol.
+    type Key = [u32; 10];
+
+    #[inline(always)]
+    fn hash(key: &Self::Key) -> u64 {
+        hash::words6(maps::hash_key(), key)
+    }
+
+    #[inline(always)]
+    fn destination_low32(key: &Self::Key) -> u32 {
+        key[7]
+    }
+
+    #[inline(always)]
+    fn service(key: &Self::Key, port: u16) -> Option<&'static Service> {
+        let key = [
+            key[4],
+            key[5],
+            key[6],
+            key[7],
+            port_and_protocol(port, key[9]),
+        ];
+        // SAFETY: as for IPv4.
+        unsafe { maps::SERVICES_V6.get(&key) }
+    }
+
+    #[inline(always)]
+    fn destination_port(key: &Self::Key) -> u16 {
+        second_port(key[8])
+    }
+
+    #[inline(always)]
+    fn half_open() -> &'static FlowTable<Self::Key> {
+        &maps::HALF_OPEN_V6
+    }
+
+    #[inline(always)]
+    fn confirmed() -> &'static FlowTable<Self::Key> {
+        &maps::CONFIRMED_V6
+    }
+
+    #[inline(always)]
+    fn kept() -> &'static FlowTable<Self::Key> {
+        &maps::KEPT_V6
+    }
+}

@@ -1,0 +1,230 @@
+//! The maps, and the kernel functions that belong to none. Sizes are defaults: the daemon sets
+//! them when it loads the program.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, xdp_action},
+    helpers::{bpf_jiffies64, bpf_ktime_get_ns},
+    macros::map,
+    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+};
+use lb_common::{
+    backend::{Backend, BackendSlot},
+    explain::Explanation,
+    flow::FlowEntry,
+    hash::HashKey,
+    row::Row,
+    service::{Service, VIP_FILTER_LEN},
+    stats::{BackendStats, Reason, ServiceStats},
+};
+
+/// The installation's secret; the daemon sets it when it loads the program.
+#[unsafe(no_mangle)]
+static HASH_KEY: HashKey = HashKey([0; 16]);
+
+#[map]
+static ABI: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+pub static SERVICES_V4: HashMap<[u32; 2], Service> = HashMap::with_max_entries(4096, 0);
+#[map]
+pub static SERVICES_V6: HashMap<[u32; 5], Service> = HashMap::with_max_entries(4096, 0);
+#[map]
+static VIP_FILTER: Array<u8> = Array::with_max_entries(VIP_FILTER_LEN, 0);
+#[map]
+static RING: Array<u64> = Array::with_max_entries(1 << 22, BPF_F_MMAPABLE);
+#[map]
+static BACKENDS: Array<Backend> = Array::with_max_entries(16_384, BPF_F_MMAPABLE);
+#[map]
+static DEVICES: DevMapHash = DevMapHash::with_max_entries(1024, 0);
+#[map]
+static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(16_384, 0);
+#[map]
+static SERVICE_STATS: PerCpuArray<ServiceStats> = PerCpuArray::with_max_entries(8192, 0);
+#[map]
+static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT as u32, 0);
+#[map]
+static EXPLAIN: PerCpuArray<Explanation> = PerCpuArray::with_max_entries(1, 0);
+
+/// A flow table. Not an LRU map: under pressure it refuses new entries and never evicts. Its
+/// memory is allocated entry by entry, since in peace it's nearly empty.
+pub type FlowTable<K> = HashMap<K, FlowEntry>;
+
+#[map]
+pub static HALF_OPEN_V4: FlowTable<[u32; 4]> =
+    FlowTable::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map]
+pub static CONFIRMED_V4: FlowTable<[u32; 4]> =
+    FlowTable::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+pub static KEPT_V4: FlowTable<[u32; 4]> = FlowTable::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+pub static HALF_OPEN_V6: FlowTable<[u32; 10]> =
+    FlowTable::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map]
+pub static CONFIRMED_V6: FlowTable<[u32; 10]> =
+    FlowTable::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+pub static KEPT_V6: FlowTable<[u32; 10]> = FlowTable::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+
+/// Returns the installation's secret. It lies in read-only data, so that its words cost a load
+/// each and no map lookup.
+#[inline(always)]
+pub fn hash_key() -> &'static HashKey {
+    // The daemon writes the key into the object before it is loaded; the compiler must not take
+    // the zeros above for it.
+    let key = core::hint::black_box(&raw const HASH_KEY);
+    // SAFETY: it points at a static that nobody writes once the program is loaded.
+    unsafe { &*key }
+}
+
+/// Returns what kinds of service may exist for an address, from its last 32 bits.
+#[inline(always)]
+pub fn vip_filter(low32: u32) -> u8 {
+    match VIP_FILTER.get_ptr(lb_common::service::vip_filter_index(low32)) {
+        // SAFETY: the lookup returned a pointer to an element; the daemon may write it meanwhile,
+        // one byte can't be torn.
+        Some(entry) => unsafe { ptr::read_volatile(entry) },
+        None => 0,
+    }
+}
+
+/// Returns the row at `index`.
+#[inline(always)]
+pub fn row(index: u32) -> Row {
+    match RING.get_ptr(index) {
+        // SAFETY: the lookup returned a pointer to an element, which is aligned to 8 bytes; the
+        // daemon stores rows as whole 64-bit words.
+        Some(row) => Row::from_bits(unsafe { ptr::read_volatile(row) }),
+        None => Row::EMPTY,
+    }
+}
+
+/// Returns the backend at `slot`.
+#[inline(always)]
+pub fn backend(slot: BackendSlot) -> Option<BackendRef> {
+    if slot.is_none() {
+        return None;
+    }
+    BACKENDS.get_ptr(slot.get()).map(BackendRef)
+}
+
+/// A backend in the map, which the daemon may change at any time: only its head and the template
+/// that the head names may be read.
+#[derive(Clone, Copy)]
+pub struct BackendRef(*const Backend);
+
+impl BackendRef {
+    /// Returns the backend's head as it is now.
+    #[inline(always)]
+    pub fn head(self) -> lb_common::backend::Head {
+        // SAFETY: a pointer to a map element, aligned to 8 bytes, written as whole 64-bit words.
+        lb_common::backend::Head::from_bits(unsafe {
+            ptr::read_volatile(&raw const (*self.0).head)
+        })
+    }
+
+    /// Returns the template that `head` names.
+    #[inline(always)]
+    pub fn template(self, head: lb_common::backend::Head) -> TemplateRef {
+        let side = head.side() as usize & 1;
+        // SAFETY: the index is 0 or 1.
+        TemplateRef(unsafe {
+            (&raw const (*self.0).templates)
+                .cast::<lb_common::backend::Template>()
+                .add(side)
+        })
+    }
+}
+
+/// A template in the map. The daemon doesn't write the side that is in force, nor one that was
+/// in force a moment ago, so its bytes hold still while a packet copies them.
+#[derive(Clone, Copy)]
+pub struct TemplateRef(*const lb_common::backend::Template);
+
+impl core::ops::Deref for TemplateRef {
+    type Target = lb_common::backend::Template;
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: a pointer to a map element, which lives as long as the map; nobody writes it
+        // (see the type).
+        unsafe { &*self.0 }
+    }
+}
+
+/// Counts a packet and its bytes for a backend and its service.
+#[inline(always)]
+pub fn count_sent(slot: BackendSlot, service: u32, bytes: u64, opening: bool) {
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(slot.get()) {
+        // SAFETY: a per-CPU element; the program isn't preempted by itself on this CPU.
+        let stats = unsafe { &mut *stats };
+        stats.packets += 1;
+        stats.bytes += bytes;
+        stats.new_flows += opening as u64;
+    }
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: as above.
+        let stats = unsafe { &mut *stats };
+        stats.packets += 1;
+        stats.bytes += bytes;
+        stats.new_flows += opening as u64;
+    }
+}
+
+/// Counts a packet that a service's backends could not take.
+#[inline(always)]
+pub fn count_dropped(service: u32) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: a per-CPU element, as above.
+        unsafe { (*stats).dropped += 1 };
+    }
+}
+
+/// Counts a refused flow table entry, and writes down when.
+#[inline(always)]
+pub fn count_refused(service: u32, now: u64) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: a per-CPU element, as above.
+        let stats = unsafe { &mut *stats };
+        stats.refused += 1;
+        stats.refused_at = now;
+    }
+}
+
+/// Counts a packet that was passed or dropped.
+#[inline(always)]
+pub fn count_reason(reason: Reason) {
+    if let Some(count) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: a per-CPU element, as above.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Returns this CPU's explanation record.
+#[inline(always)]
+pub fn explanation() -> Option<*mut Explanation> {
+    EXPLAIN.get_ptr_mut(0)
+}
+
+/// Sends the frame out of the interface `ifindex`. Returns whether that interface is in the map.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> bool {
+    DEVICES
+        .redirect(ifindex, u64::from(xdp_action::XDP_DROP))
+        .is_ok()
+}
+
+/// Returns the kernel's jiffies.
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: the helper takes nothing and reads a clock.
+    unsafe { bpf_jiffies64() }
+}
+
+/// Returns the monotonic clock in nanoseconds. Costs more than [`jiffies`]: not for packets.
+#[inline(always)]
+pub fn monotonic_ns() -> u64 {
+    // SAFETY: the helper takes nothing and reads a clock.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,118 @@
+//! The frame in memory: the only pointer arithmetic of the program.
+//!
+//! A [`Bytes<LEN>`] is proof that `LEN` bytes from some offset lie within the frame, so its
+//! accessors are checked at compile time and cost nothing. It borrows the [`Context`], so none
+//! can be kept over [`Context::move_head`], which invalidates all pointers into the frame.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_xdp_adjust_head, programs::XdpContext};
+
+/// The context of one run of the program.
+pub struct Context(XdpContext);
+
+impl Context {
+    /// Takes what the kernel gave the program.
+    #[inline(always)]
+    pub fn new(ctx: XdpContext) -> Self {
+        Self(ctx)
+    }
+
+    /// Returns the frame as it is now.
+    #[inline(always)]
+    pub fn frame(&self) -> Frame<'_> {
+        Frame {
+            start: self.0.data(),
+            end: self.0.data_end(),
+            _borrow: PhantomData,
+        }
+    }
+
+    /// Returns the index of the interface that the frame came in by.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        self.0.ingress_ifindex() as u32
+    }
+
+    /// Moves the start of the frame by `delta` bytes; a negative `delta` makes room in front.
+    #[inline(always)]
+    pub fn move_head(&mut self, delta: i32) -> Result<(), NoRoom> {
+        // SAFETY: the helper takes the context that the kernel gave us, and checks `delta` itself.
+        match unsafe { bpf_xdp_adjust_head(self.0.as_ptr().cast(), delta) } {
+            0 => Ok(()),
+            _ => Err(NoRoom),
+        }
+    }
+}
+
+/// The driver has no room in front of the frame.
+pub struct NoRoom;
+
+/// A frame: from the Ethernet header to the end of the data, without the frame check sequence.
+#[derive(Clone, Copy)]
+pub struct Frame<'a> {
+    start: usize,
+    end: usize,
+    _borrow: PhantomData<&'a Context>,
+}
+
+impl<'a> Frame<'a> {
+    /// Returns the frame's length in bytes.
+    #[inline(always)]
+    pub fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    /// Returns the `LEN` bytes at `offset`, or nothing if the frame is shorter.
+    #[inline(always)]
+    pub fn at<const LEN: usize>(self, offset: usize) -> Option<Bytes<'a, LEN>> {
+        let start = self.start + offset;
+        if start + LEN > self.end {
+            return None;
+        }
+        Some(Bytes {
+            start: start as *mut u8,
+            _borrow: PhantomData,
+        })
+    }
+}
+
+/// `LEN` bytes of the frame. Words are as they lie in memory.
+#[derive(Clone, Copy)]
+pub struct Bytes<'a, const LEN: usize> {
+    start: *mut u8,
+    _borrow: PhantomData<&'a Context>,
+}
+
+macro_rules! accessors {
+    ($get:ident, $set:ident, $type:ty) => {
+        #[doc = concat!("Returns the ", stringify!($type), " at `OFFSET`.")]
+        #[inline(always)]
+        pub fn $get<const OFFSET: usize>(self) -> $type {
+            const { assert!(OFFSET + size_of::<$type>() <= LEN) };
+            // SAFETY: `Frame::at` checked that `LEN` bytes from `start` are in the frame, and the
+            // line above that the word is among them.
+            unsafe { self.start.add(OFFSET).cast::<$type>().read_unaligned() }
+        }
+
+        #[doc = concat!("Stores the ", stringify!($type), " at `OFFSET`.")]
+        #[inline(always)]
+        pub fn $set<const OFFSET: usize>(self, value: $type) {
+            const { assert!(OFFSET + size_of::<$type>() <= LEN) };
+            // SAFETY: as above; the frame is ours alone while the program runs.
+            unsafe {
+                self.start
+                    .add(OFFSET)
+                    .cast::<$type>()
+                    .write_unaligned(value)
+            }
+        }
+    };
+}
+
+impl<const LEN: usize> Bytes<'_, LEN> {
+    accessors!(get8, set8, u8);
+    accessors!(get16, set16, u16);
+    accessors!(get32, set32, u32);
+    accessors!(get64, set64, u64);
+}

@@ -1,0 +1,220 @@
+//! Headers: Ethernet, one VLAN tag, IPv4 with options, IPv6 with extension headers, TCP, UDP.
+
+use lb_common::{
+    PROTO_TCP, PROTO_UDP,
+    outer::{self, DF_ONLY, inner_sum_v4, inner_sum_v6},
+    stats::Reason,
+};
+
+use lb_ebpf::packet::Frame;
+
+use crate::family::{Family, V4, V6};
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+
+/// Bits of an IPv4 header's second word, in memory order: "more fragments" and the offset.
+const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
+
+const PROTO_HOP_BY_HOP: u8 = 0;
+const PROTO_ICMP: u8 = 1;
+const PROTO_FRAGMENT: u8 = 44;
+const PROTO_ICMPV6: u8 = 58;
+const PROTO_DESTINATION_OPTIONS: u8 = 60;
+
+/// How many IPv6 extension headers are walked over. RFC 8200 §4.1 names one hop-by-hop and up to
+/// two destination options headers.
+const MAX_EXTENSION_HEADERS: usize = 3;
+
+const TCP_FIN: u8 = 0x01;
+const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
+const TCP_ACK: u8 = 0x10;
+
+/// What the pipeline needs to know of a packet.
+pub struct Parsed<F: Family> {
+    /// The flow key.
+    pub key: F::Key,
+    /// Offset of the IP header: 14, or 18 behind a VLAN tag.
+    pub l3: usize,
+    /// The frame's length in bytes.
+    pub frame_len: usize,
+    /// The IP packet's length in bytes; the frame may be longer (padding).
+    pub ip_len: u16,
+    /// Type of service or traffic class.
+    pub tos: u8,
+    /// Identification and flags for an outer IPv4 header, in memory order.
+    pub id_fragment: u32,
+    /// The one's-complement sum over the IP packet, or nothing if only reading its payload would
+    /// tell.
+    pub sum: Option<u64>,
+    /// Whether the packet opens a flow.
+    pub opening: bool,
+    /// Whether the client closes the flow with it.
+    pub closing: bool,
+}
+
+/// A parsed packet of either family.
+pub enum Packet {
+    V4(Parsed<V4>),
+    V6(Parsed<V6>),
+}
+
+/// Reads the headers of a frame, or says why the packet is not for us.
+#[inline(always)]
+pub fn parse(frame: Frame<'_>) -> Result<Packet, Reason> {
+    let ethernet = frame.at::<14>(0).ok_or(Reason::PassMalformed)?;
+    let mut ethertype = u16::from_be(ethernet.get16::<12>());
+    let mut l3 = 14;
+    if ethertype == ETHERTYPE_VLAN {
+        let tag = frame.at::<4>(14).ok_or(Reason::PassMalformed)?;
+        ethertype = u16::from_be(tag.get16::<2>());
+        l3 = 18;
+    }
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4(frame, l3).map(Packet::V4),
+        ETHERTYPE_IPV6 => ipv6(frame, l3).map(Packet::V6),
+        _ => Err(Reason::PassNotIp),
+    }
+}
+
+#[inline(always)]
+fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
+    let header = frame.at::<20>(l3).ok_or(Reason::PassMalformed)?;
+    let version_ihl = header.get8::<0>();
+    let header_len = usize::from(version_ihl & 0xf) * 4;
+    let ip_len = u16::from_be(header.get16::<2>());
+    if version_ihl >> 4 != 4 || header_len < 20 || usize::from(ip_len) < header_len {
+        return Err(Reason::PassMalformed);
+    }
+    if l3 + usize::from(ip_len) > frame.len() {
+        return Err(Reason::PassMalformed);
+    }
+    let id_fragment = header.get32::<4>();
+    if id_fragment & FRAGMENT_MASK != 0 {
+        return Err(Reason::PassFragment);
+    }
+    let proto = header.get8::<9>();
+    let l4_len = ip_len - header_len as u16;
+    let l4 = transport(frame, l3 + header_len, proto, l4_len)?;
+    let (source, destination) = (header.get32::<12>(), header.get32::<16>());
+    Ok(Parsed {
+        key: [
+            source,
+            destination,
+            l4.ports,
+            u32::from_ne_bytes([proto, 0, 0, 0]),
+        ],
+        l3,
+        frame_len: frame.len(),
+        ip_len,
+        tos: header.get8::<1>(),
+        id_fragment,
+        sum: l4
+            .has_checksum
+            .then(|| inner_sum_v4(source, destination, proto, l4_len)),
+        opening: l4.opening,
+        closing: l4.closing,
+    })
+}
+
+#[inline(always)]
+fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
+    let header = frame.at::<40>(l3).ok_or(Reason::PassMalformed)?;
+    let first = header.get32::<0>();
+    let second = header.get32::<4>();
+    let [len_high, len_low, mut proto, _] = second.to_ne_bytes();
+    let payload_len = u16::from_be_bytes([len_high, len_low]);
+    // A jumbogram (RFC 2675) has length zero and is malformed to us.
+    if u32::from_be(first) >> 28 != 6 || payload_len > u16::MAX - 40 {
+        return Err(Reason::PassMalformed);
+    }
+    let ip_len = payload_len + 40;
+    if l3 + usize::from(ip_len) > frame.len() {
+        return Err(Reason::PassMalformed);
+    }
+    let mut extensions = 0;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        if proto != PROTO_HOP_BY_HOP && proto != PROTO_DESTINATION_OPTIONS {
+            break;
+        }
+        let extension = frame
+            .at::<2>(l3 + 40 + extensions)
+            .ok_or(Reason::PassMalformed)?;
+        proto = extension.get8::<0>();
+        // RFC 8200 §4.3: in units of eight bytes, not counting the first.
+        extensions += (usize::from(extension.get8::<1>()) + 1) * 8;
+    }
+    if extensions > usize::from(payload_len) {
+        return Err(Reason::PassMalformed);
+    }
+    let l4_len = payload_len - extensions as u16;
+    let l4 = transport(frame, l3 + 40 + extensions, proto, l4_len)?;
+    Ok(Parsed {
+        key: [
+            header.get32::<8>(),
+            header.get32::<12>(),
+            header.get32::<16>(),
+            header.get32::<20>(),
+            header.get32::<24>(),
+            header.get32::<28>(),
+            header.get32::<32>(),
+            header.get32::<36>(),
+            l4.ports,
+            u32::from_ne_bytes([proto, 0, 0, 0]),
+        ],
+        l3,
+        frame_len: frame.len(),
+        ip_len,
+        tos: outer::traffic_class_v6(first),
+        id_fragment: DF_ONLY,
+        sum: (l4.has_checksum && extensions == 0).then(|| inner_sum_v6(first, second)),
+        opening: l4.opening,
+        closing: l4.closing,
+    })
+}
+
+struct Transport {
+    /// Source and destination port, as they lie in the header.
+    ports: u32,
+    /// Whether the segment carries a checksum: always for TCP, for UDP if it isn't zero.
+    has_checksum: bool,
+    opening: bool,
+    closing: bool,
+}
+
+#[inline(always)]
+fn transport(frame: Frame<'_>, offset: usize, proto: u8, len: u16) -> Result<Transport, Reason> {
+    match proto {
+        PROTO_TCP => {
+            let header = frame.at::<20>(offset).ok_or(Reason::PassMalformed)?;
+            if len < 20 {
+                return Err(Reason::PassMalformed);
+            }
+            let flags = header.get8::<13>();
+            Ok(Transport {
+                ports: header.get32::<0>(),
+                has_checksum: true,
+                // SYN without ACK, and not one of the nonsense combinations that scanners send.
+                opening: flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN,
+                closing: flags & (TCP_FIN | TCP_RST) != 0,
+            })
+        }
+        PROTO_UDP => {
+            let header = frame.at::<8>(offset).ok_or(Reason::PassMalformed)?;
+            if len < 8 {
+                return Err(Reason::PassMalformed);
+            }
+            Ok(Transport {
+                ports: header.get32::<0>(),
+                has_checksum: header.get16::<6>() != 0,
+                opening: false,
+                closing: false,
+            })
+        }
+        PROTO_ICMP | PROTO_ICMPV6 => Err(Reason::PassIcmp),
+        PROTO_FRAGMENT => Err(Reason::PassFragment),
+        _ => Err(Reason::PassProtocol),
+    }
+}

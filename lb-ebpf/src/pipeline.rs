@@ -1,0 +1,88 @@
+//! The packet's way through the program.
+
+use aya_ebpf::bindings::xdp_action;
+use lb_common::{hash, stats::Reason};
+
+use lb_ebpf::packet::Context;
+
+use crate::{
+    family::{Family, find_service},
+    flow, forward, maps,
+    parse::{Packet, Parsed, parse},
+    trace::Trace,
+};
+
+/// Takes a packet from its headers to its verdict.
+#[inline(always)]
+pub fn run(ctx: &mut Context, trace: &impl Trace) -> u32 {
+    match parse(ctx.frame()) {
+        Ok(Packet::V4(packet)) => serve(ctx, &packet, trace),
+        Ok(Packet::V6(packet)) => serve(ctx, &packet, trace),
+        Err(reason) => {
+            trace.left(reason);
+            xdp_action::XDP_PASS
+        }
+    }
+}
+
+#[inline(always)]
+fn serve<F: Family>(ctx: &mut Context, packet: &Parsed<F>, trace: &impl Trace) -> u32 {
+    let Some(service) = find_service::<F>(&packet.key) else {
+        trace.left(Reason::PassNoService);
+        return xdp_action::XDP_PASS;
+    };
+    let hash = F::hash(&packet.key);
+    let index = service.ring_base + (hash::row_bits(hash) & service.ring_mask);
+    let row = maps::row(index);
+    trace.note(|e| {
+        e.has_service = 1;
+        e.service = service.slot;
+        e.hash = hash;
+        e.row_index = index;
+        e.row = row.to_bits();
+        e.opening = packet.opening as u32;
+    });
+
+    let slot = if row.lookup() {
+        flow::backend_of(packet, service, hash::row_bits(hash), row, trace)
+    } else {
+        row.owner()
+    };
+    let Some(backend) = maps::backend(slot) else {
+        trace.dropped(service.slot, Reason::DropNoBackend);
+        return xdp_action::XDP_DROP;
+    };
+    let head = backend.head();
+    trace.note(|e| {
+        e.backend = slot.get();
+        e.head = head.to_bits();
+    });
+
+    let entropy = hash::entropy_bits(hash);
+    match forward::forward(ctx, packet, backend.template(head), entropy) {
+        Ok(forward::Sent::Back) => {
+            trace.sent(
+                slot,
+                service.slot,
+                packet.frame_len as u64,
+                packet.opening,
+                Reason::Sent,
+            );
+            xdp_action::XDP_TX
+        }
+        Ok(forward::Sent::Elsewhere) => {
+            trace.sent(
+                slot,
+                service.slot,
+                packet.frame_len as u64,
+                packet.opening,
+                Reason::Redirected,
+            );
+            xdp_action::XDP_REDIRECT
+        }
+        Err(reason) => {
+            trace.dropped(service.slot, reason);
+            xdp_action::XDP_DROP
+        }
+    }
+}
