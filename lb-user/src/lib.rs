@@ -1,4 +1,5 @@
 //! Weir's control plane: a library, and the one binary `weir`.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod dataplane;
 pub mod model;

@@ -1,0 +1,91 @@
+//! The kernel's jiffies, in which flow entries are dated.
+
+use std::time::Duration;
+
+/// A time in jiffies, the kernel's 64-bit counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Jiffies(pub u64);
+
+/// What the clock showed, and how fast it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// The time.
+    pub now: Jiffies,
+    /// Jiffies a second: the kernel's `CONFIG_HZ`.
+    pub hz: u64,
+}
+
+impl Clock {
+    /// Returns the clock from one reading of jiffies and of the monotonic clock at the same time.
+    ///
+    /// Jiffies start at -300 s as a 32-bit number (`INITIAL_JIFFIES`, so that wrap-around bugs show
+    /// after five minutes), and the monotonic clock starts with them at 0: of the frequencies that
+    /// a kernel can be built with, one fits.
+    pub fn from_reading(jiffies: u64, monotonic: Duration) -> Self {
+        let error = |hz: u64| {
+            let start = u64::from(((-300_i64) * hz as i64) as u32);
+            let elapsed = jiffies.wrapping_sub(start) as i64 as f64 / hz as f64;
+            (elapsed - monotonic.as_secs_f64()).abs()
+        };
+        let hz = [100, 250, 300, 1000, 1024]
+            .into_iter()
+            .min_by(|a, b| error(*a).total_cmp(&error(*b)))
+            .unwrap_or(250);
+        Self {
+            now: Jiffies(jiffies),
+            hz,
+        }
+    }
+
+    /// Returns how long ago a flow entry was written: `last` is the low half of jiffies.
+    pub fn age_of(&self, last: u32) -> Duration {
+        // An entry that was written since the clock was read has a negative age: none.
+        let ticks = (self.now.0 as u32).wrapping_sub(last) as i32;
+        self.duration(u64::try_from(ticks).unwrap_or(0))
+    }
+
+    /// Returns how long ago `then` was.
+    pub fn since(&self, then: Jiffies) -> Duration {
+        self.duration(self.now.0.saturating_sub(then.0))
+    }
+
+    fn duration(&self, ticks: u64) -> Duration {
+        Duration::from_secs(ticks / self.hz)
+            + Duration::from_nanos(ticks % self.hz * 1_000_000_000 / self.hz)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frequency_is_recognised_early_and_late() {
+        for hz in [100_u64, 250, 300, 1000, 1024] {
+            for uptime in [1, 60, 300, 301, 86_400, 5 * 365 * 86_400] {
+                let start = u64::from((-300 * hz as i64) as u32);
+                let clock = Clock::from_reading(start + uptime * hz, Duration::from_secs(uptime));
+                assert_eq!(clock.hz, hz, "{hz} ticks a second, up for {uptime} s");
+            }
+        }
+    }
+
+    #[test]
+    fn ages_survive_the_wrap_around_of_the_low_half() {
+        let clock = Clock {
+            now: Jiffies(0x1_0000_0005),
+            hz: 250,
+        };
+        assert_eq!(clock.age_of(0xffff_ffff), Duration::from_millis(24));
+        assert_eq!(clock.age_of(5), Duration::ZERO);
+        assert_eq!(
+            clock.age_of(6),
+            Duration::ZERO,
+            "written after the clock was read"
+        );
+        assert_eq!(
+            clock.since(Jiffies(0x1_0000_0000)),
+            Duration::from_millis(20)
+        );
+    }
+}

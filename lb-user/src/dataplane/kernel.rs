@@ -1,0 +1,541 @@
+//! The real data plane: maps in the kernel.
+
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::xdp::{DevMapHash, XdpMapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError as AyaError, PerCpuArray, PerCpuValues};
+use aya::programs::Xdp;
+use lb_common::{
+    backend::{Backend, BackendSlot, Head, Template},
+    explain::Explanation,
+    flow::{FlowEntry, FlowKey4, FlowKey6, Table},
+    map_names as names,
+    row::Row,
+    service::{Service, ServiceKey4, ServiceKey6, VIP_FILTER_LEN},
+    stats::{BackendStats, Reason, ServiceStats},
+};
+
+use super::attach::{self, AttachError, Attached};
+use super::clock::Clock;
+use super::explain::test_run;
+use super::load::LoadError;
+use super::mapped::Mapped;
+use super::pins::{PinError, Pins};
+use super::{Dataplane, Explained, FlowKey, MapError};
+use crate::model::{AttachMode, L4Protocol, Limits, ServicePort, Vip};
+
+const HEAD_WORDS: usize = size_of::<Backend>() / 8;
+const TEMPLATE_WORDS: usize = size_of::<Template>() / 8;
+
+/// The loaded programs and their maps.
+pub struct Kernel {
+    ebpf: Ebpf,
+    pins: Pins,
+    limits: Limits,
+    adopted: bool,
+    services_v4: HashMap<MapData, ServiceKey4, Service>,
+    services_v6: HashMap<MapData, ServiceKey6, Service>,
+    vip_filter: Array<MapData, u8>,
+    ring: Mapped,
+    backends: Mapped,
+    devices: DevMapHash<MapData>,
+    flows_v4: [HashMap<MapData, FlowKey4, FlowEntry>; 3],
+    flows_v6: [HashMap<MapData, FlowKey6, FlowEntry>; 3],
+    backend_stats: PerCpuArray<MapData, BackendStats>,
+    service_stats: PerCpuArray<MapData, ServiceStats>,
+    reasons: PerCpuArray<MapData, u64>,
+    explanation: PerCpuArray<MapData, Explanation>,
+}
+
+fn take<M>(ebpf: &mut Ebpf, map: &'static str) -> Result<M, LoadError>
+where
+    M: TryFrom<Map, Error = AyaError>,
+{
+    let taken = ebpf.take_map(map).ok_or(LoadError::Missing(map))?;
+    Ok(M::try_from(taken).map_err(|source| MapError::Kernel { map, source })?)
+}
+
+fn mapped(ebpf: &mut Ebpf, map: &'static str, words: usize) -> Result<Mapped, LoadError> {
+    let failed = |error| MapError::Kernel {
+        map,
+        source: AyaError::IoError(error),
+    };
+    match ebpf.take_map(map) {
+        Some(Map::Array(data)) => Ok(Mapped::new(MapFdRef(&data), words).map_err(failed)?),
+        _ => Err(LoadError::Missing(map)),
+    }
+}
+
+/// aya's map data knows its descriptor, but isn't `AsFd` itself.
+struct MapFdRef<'a>(&'a MapData);
+
+impl std::os::fd::AsFd for MapFdRef<'_> {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.fd().as_fd()
+    }
+}
+
+impl Kernel {
+    pub(super) fn new(
+        mut ebpf: Ebpf,
+        pins: Pins,
+        limits: Limits,
+        adopted: bool,
+    ) -> Result<Self, LoadError> {
+        let e = &mut ebpf;
+        Ok(Self {
+            services_v4: take(e, names::SERVICES_V4)?,
+            services_v6: take(e, names::SERVICES_V6)?,
+            vip_filter: take(e, names::VIP_FILTER)?,
+            ring: mapped(e, names::RING, limits.rows as usize)?,
+            backends: mapped(
+                e,
+                names::BACKENDS,
+                (limits.backends as usize + 1) * HEAD_WORDS,
+            )?,
+            devices: take(e, names::DEVICES)?,
+            flows_v4: [
+                take(e, names::FLOWS_V4[0])?,
+                take(e, names::FLOWS_V4[1])?,
+                take(e, names::FLOWS_V4[2])?,
+            ],
+            flows_v6: [
+                take(e, names::FLOWS_V6[0])?,
+                take(e, names::FLOWS_V6[1])?,
+                take(e, names::FLOWS_V6[2])?,
+            ],
+            backend_stats: take(e, names::BACKEND_STATS)?,
+            service_stats: take(e, names::SERVICE_STATS)?,
+            reasons: take(e, names::REASONS)?,
+            explanation: take(e, names::EXPLAIN)?,
+            ebpf,
+            pins,
+            limits,
+            adopted,
+        })
+    }
+
+    /// Returns whether the maps are those that an earlier daemon pinned.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Attaches the program to an interface, or takes over an earlier daemon's link without a gap.
+    pub fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attached, AttachError> {
+        let pins = self.pins.clone();
+        let program = self.program("weir").map_err(|source| AttachError::Link {
+            interface: interface.to_owned(),
+            source,
+        })?;
+        attach::attach(program, &pins, interface, mode)
+    }
+
+    /// Detaches the program from an interface. Returns whether it was attached.
+    pub fn detach(&mut self, interface: &str) -> Result<bool, PinError> {
+        self.pins.remove_link(interface)
+    }
+
+    /// Returns the interfaces that the program is attached to.
+    pub fn attached(&self) -> Result<Vec<String>, PinError> {
+        self.pins.links()
+    }
+
+    /// Makes an interface one that packets can be redirected to.
+    pub fn add_device(&mut self, ifindex: u32) -> Result<(), MapError> {
+        self.devices
+            .insert(ifindex, ifindex, None, 0)
+            .map_err(|source| MapError::Kernel {
+                map: names::DEVICES,
+                source: match source {
+                    XdpMapError::MapError(source) => source,
+                    source @ XdpMapError::ChainedProgramNotSupported => {
+                        AyaError::IoError(io::Error::other(source))
+                    }
+                },
+            })
+    }
+
+    /// Runs the explaining program on `frame`, as if it came in by `ingress_ifindex`.
+    pub fn explain(&mut self, frame: &[u8], ingress_ifindex: u32) -> io::Result<Explained> {
+        // The record is per CPU: stay on one between running the program and reading it.
+        let _pinned = PinnedToCpu::new()?;
+        let (verdict, frame) = test_run(self.program("weir_explain")?, frame, ingress_ifindex)?;
+        let values = self.explanation.get(&0, 0).map_err(io::Error::other)?;
+        let cpu = nix::sched::sched_getcpu()?;
+        let explanation = values.get(cpu).copied().unwrap_or_default();
+        Ok(Explained {
+            verdict,
+            frame,
+            explanation,
+        })
+    }
+
+    /// Runs the attached program itself on `frame`. Unlike [`Self::explain`] this counts, and
+    /// writes flow entries: for tests.
+    pub fn run(&mut self, frame: &[u8], ingress_ifindex: u32) -> io::Result<(u32, Vec<u8>)> {
+        test_run(self.program("weir")?, frame, ingress_ifindex)
+    }
+
+    /// Returns a loaded program: `weir`, `weir_explain` or `weir_clock`.
+    pub fn program(&mut self, name: &str) -> io::Result<&mut Xdp> {
+        self.ebpf
+            .program_mut(name)
+            .ok_or_else(|| io::Error::other(format!("no program {name}")))?
+            .try_into()
+            .map_err(io::Error::other)
+    }
+
+    fn ring_word(&self, index: u32) -> Result<&std::sync::atomic::AtomicU64, MapError> {
+        self.ring.word(index as usize).ok_or(MapError::OutOfRange {
+            map: names::RING,
+            index,
+            capacity: self.limits.rows,
+        })
+    }
+
+    fn no_backend(&self, slot: BackendSlot) -> MapError {
+        MapError::OutOfRange {
+            map: names::BACKENDS,
+            index: slot.get(),
+            capacity: self.limits.backends.saturating_add(1),
+        }
+    }
+}
+
+/// Binds the thread to the CPU that it runs on, until dropped.
+struct PinnedToCpu(nix::sched::CpuSet);
+
+impl PinnedToCpu {
+    fn new() -> io::Result<Self> {
+        let this = nix::unistd::Pid::from_raw(0);
+        let before = nix::sched::sched_getaffinity(this)?;
+        let mut one = nix::sched::CpuSet::new();
+        one.set(nix::sched::sched_getcpu()?)?;
+        nix::sched::sched_setaffinity(this, &one)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for PinnedToCpu {
+    fn drop(&mut self) {
+        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &self.0);
+    }
+}
+
+/// Returns an error of a map update; a full map says so plainly.
+fn update_error(map: &'static str, capacity: u32, source: AyaError) -> MapError {
+    match &source {
+        AyaError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            MapError::Full { map, capacity }
+        }
+        _ => MapError::Kernel { map, source },
+    }
+}
+
+fn ignore_missing(map: &'static str, result: Result<(), AyaError>) -> Result<(), MapError> {
+    match result {
+        Ok(()) | Err(AyaError::KeyNotFound) => Ok(()),
+        Err(AyaError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(source) => Err(MapError::Kernel { map, source }),
+    }
+}
+
+/// A VIP as a key of its family's service map.
+pub(super) enum ServiceKey {
+    V4(ServiceKey4),
+    V6(ServiceKey6),
+}
+
+impl From<&Vip> for ServiceKey {
+    fn from(vip: &Vip) -> Self {
+        let port = match vip.port {
+            ServicePort::Any => [0, 0],
+            ServicePort::Exact(port) => port.get().to_be_bytes(),
+        };
+        let proto = vip.protocol.number();
+        match vip.address {
+            IpAddr::V4(address) => Self::V4(ServiceKey4 {
+                vip: address.octets(),
+                port,
+                proto,
+                _pad: 0,
+            }),
+            IpAddr::V6(address) => Self::V6(ServiceKey6 {
+                vip: address.octets(),
+                port,
+                proto,
+                _pad: 0,
+            }),
+        }
+    }
+}
+
+/// Returns the VIP that a service map key stands for; nothing if the key is none of ours.
+fn vip(address: IpAddr, port: [u8; 2], proto: u8) -> Option<Vip> {
+    let port = match NonZeroU16::new(u16::from_be_bytes(port)) {
+        None => ServicePort::Any,
+        Some(port) => ServicePort::Exact(port),
+    };
+    let protocol = match proto {
+        lb_common::PROTO_TCP => L4Protocol::Tcp,
+        lb_common::PROTO_UDP => L4Protocol::Udp,
+        _ => return None,
+    };
+    Some(Vip {
+        address,
+        port,
+        protocol,
+    })
+}
+
+fn sum<T: aya::Pod, S>(values: &PerCpuValues<T>, start: S, add: impl Fn(&mut S, &T)) -> S {
+    let mut total = start;
+    for value in values.iter() {
+        add(&mut total, value);
+    }
+    total
+}
+
+impl Dataplane for Kernel {
+    fn set_service(&mut self, vip: &Vip, service: &Service) -> Result<(), MapError> {
+        let capacity = self.limits.services;
+        match ServiceKey::from(vip) {
+            ServiceKey::V4(key) => self
+                .services_v4
+                .insert(key, service, 0)
+                .map_err(|e| update_error(names::SERVICES_V4, capacity, e)),
+            ServiceKey::V6(key) => self
+                .services_v6
+                .insert(key, service, 0)
+                .map_err(|e| update_error(names::SERVICES_V6, capacity, e)),
+        }
+    }
+
+    fn remove_service(&mut self, vip: &Vip) -> Result<(), MapError> {
+        match ServiceKey::from(vip) {
+            ServiceKey::V4(key) => {
+                ignore_missing(names::SERVICES_V4, self.services_v4.remove(&key))
+            }
+            ServiceKey::V6(key) => {
+                ignore_missing(names::SERVICES_V6, self.services_v6.remove(&key))
+            }
+        }
+    }
+
+    fn services(&self) -> Result<Vec<(Vip, Service)>, MapError> {
+        let mut services = Vec::new();
+        for item in self.services_v4.iter() {
+            let (key, service) = item.map_err(|source| MapError::Kernel {
+                map: names::SERVICES_V4,
+                source,
+            })?;
+            services.extend(vip(key.vip.into(), key.port, key.proto).map(|vip| (vip, service)));
+        }
+        for item in self.services_v6.iter() {
+            let (key, service) = item.map_err(|source| MapError::Kernel {
+                map: names::SERVICES_V6,
+                source,
+            })?;
+            services.extend(vip(key.vip.into(), key.port, key.proto).map(|vip| (vip, service)));
+        }
+        services.sort_by_key(|(vip, _)| *vip);
+        Ok(services)
+    }
+
+    fn set_vip_filter(&mut self, index: u32, kinds: u8) -> Result<(), MapError> {
+        self.vip_filter
+            .set(index, kinds, 0)
+            .map_err(|e| update_error(names::VIP_FILTER, VIP_FILTER_LEN, e))
+    }
+
+    fn vip_filter(&self, index: u32) -> Result<u8, MapError> {
+        self.vip_filter
+            .get(&index, 0)
+            .map_err(|source| MapError::Kernel {
+                map: names::VIP_FILTER,
+                source,
+            })
+    }
+
+    fn set_row(&mut self, index: u32, row: Row) -> Result<(), MapError> {
+        self.ring_word(index)?
+            .store(row.to_bits(), Ordering::Release);
+        Ok(())
+    }
+
+    fn row(&self, index: u32) -> Result<Row, MapError> {
+        Ok(Row::from_bits(
+            self.ring_word(index)?.load(Ordering::Acquire),
+        ))
+    }
+
+    fn set_template(
+        &mut self,
+        slot: BackendSlot,
+        side: u8,
+        template: &Template,
+    ) -> Result<(), MapError> {
+        let start = slot.get() as usize * HEAD_WORDS + 1 + usize::from(side & 1) * TEMPLATE_WORDS;
+        let words: [u64; TEMPLATE_WORDS] = bytemuck::cast(*template);
+        self.backends
+            .write(start, &words)
+            .ok_or_else(|| self.no_backend(slot))
+    }
+
+    fn set_head(&mut self, slot: BackendSlot, head: Head) -> Result<(), MapError> {
+        // The template's words must be there before the head that names them.
+        fence(Ordering::Release);
+        self.backends
+            .word(slot.get() as usize * HEAD_WORDS)
+            .ok_or_else(|| self.no_backend(slot))?
+            .store(head.to_bits(), Ordering::Release);
+        Ok(())
+    }
+
+    fn backend(&self, slot: BackendSlot) -> Result<Backend, MapError> {
+        let mut words = [0_u64; HEAD_WORDS];
+        self.backends
+            .read(slot.get() as usize * HEAD_WORDS, &mut words)
+            .ok_or_else(|| self.no_backend(slot))?;
+        Ok(bytemuck::cast(words))
+    }
+
+    fn visit_flows(
+        &self,
+        visit: &mut dyn FnMut(Table, FlowKey, FlowEntry),
+    ) -> Result<(), MapError> {
+        for (table, map) in Table::ALL.into_iter().zip(&self.flows_v4) {
+            for item in map.iter() {
+                let name = names::FLOWS_V4
+                    .get(table as usize)
+                    .copied()
+                    .unwrap_or_default();
+                let (key, entry) = item.map_err(|source| MapError::Kernel { map: name, source })?;
+                visit(table, FlowKey::V4(key), entry);
+            }
+        }
+        for (table, map) in Table::ALL.into_iter().zip(&self.flows_v6) {
+            for item in map.iter() {
+                let name = names::FLOWS_V6
+                    .get(table as usize)
+                    .copied()
+                    .unwrap_or_default();
+                let (key, entry) = item.map_err(|source| MapError::Kernel { map: name, source })?;
+                visit(table, FlowKey::V6(key), entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError> {
+        let index = table as usize;
+        match key {
+            FlowKey::V4(key) => match self.flows_v4.get_mut(index) {
+                Some(map) => ignore_missing("flows", map.remove(key)),
+                None => Ok(()),
+            },
+            FlowKey::V6(key) => match self.flows_v6.get_mut(index) {
+                Some(map) => ignore_missing("flows", map.remove(key)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn backend_stats(&self, slot: BackendSlot) -> Result<BackendStats, MapError> {
+        let values = self
+            .backend_stats
+            .get(&slot.get(), 0)
+            .map_err(|source| MapError::Kernel {
+                map: names::BACKEND_STATS,
+                source,
+            })?;
+        Ok(sum(&values, BackendStats::default(), |total, cpu| {
+            total.packets += cpu.packets;
+            total.bytes += cpu.bytes;
+            total.new_flows += cpu.new_flows;
+        }))
+    }
+
+    fn clear_backend_stats(&mut self, slot: BackendSlot) -> Result<(), MapError> {
+        let failed = |source| MapError::Kernel {
+            map: names::BACKEND_STATS,
+            source,
+        };
+        let zeros = zeros::<BackendStats>().map_err(|e| failed(AyaError::IoError(e)))?;
+        self.backend_stats.set(slot.get(), zeros, 0).map_err(failed)
+    }
+
+    fn service_stats(&self, slot: u32) -> Result<ServiceStats, MapError> {
+        let values = self
+            .service_stats
+            .get(&slot, 0)
+            .map_err(|source| MapError::Kernel {
+                map: names::SERVICE_STATS,
+                source,
+            })?;
+        Ok(sum(&values, ServiceStats::default(), |total, cpu| {
+            total.packets += cpu.packets;
+            total.bytes += cpu.bytes;
+            total.new_flows += cpu.new_flows;
+            total.dropped += cpu.dropped;
+            total.refused += cpu.refused;
+            total.refused_at = total.refused_at.max(cpu.refused_at);
+        }))
+    }
+
+    fn clear_service_stats(&mut self, slot: u32) -> Result<(), MapError> {
+        let failed = |source| MapError::Kernel {
+            map: names::SERVICE_STATS,
+            source,
+        };
+        let zeros = zeros::<ServiceStats>().map_err(|e| failed(AyaError::IoError(e)))?;
+        self.service_stats.set(slot, zeros, 0).map_err(failed)
+    }
+
+    fn reason(&self, reason: Reason) -> Result<u64, MapError> {
+        let values = self
+            .reasons
+            .get(&(reason as u32), 0)
+            .map_err(|source| MapError::Kernel {
+                map: names::REASONS,
+                source,
+            })?;
+        Ok(values.iter().sum())
+    }
+
+    fn clock(&self) -> Result<Clock, MapError> {
+        let program = self
+            .ebpf
+            .program("weir_clock")
+            .ok_or_else(|| MapError::Clock(io::Error::other("no program weir_clock")))?;
+        let program: &Xdp = program
+            .try_into()
+            .map_err(|e| MapError::Clock(io::Error::other(e)))?;
+        let (_, frame) = test_run(program, &[0; 64], 0).map_err(MapError::Clock)?;
+        let word = |at: usize| {
+            frame
+                .get(at..at + 8)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u64::from_ne_bytes)
+                .ok_or_else(|| MapError::Clock(io::Error::other("the clock's frame is short")))
+        };
+        Ok(Clock::from_reading(
+            word(0)?,
+            Duration::from_nanos(word(8)?),
+        ))
+    }
+}
+
+fn zeros<T: aya::Pod + Default>() -> io::Result<PerCpuValues<T>> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    PerCpuValues::try_from(vec![T::default(); cpus])
+}

@@ -1,0 +1,203 @@
+//! The data plane without a kernel: the same entries in ordinary memory.
+
+use std::collections::BTreeMap;
+
+use bytemuck::Zeroable as _;
+use lb_common::{
+    backend::{Backend, BackendSlot, Head, Template},
+    flow::{FlowEntry, Table},
+    map_names as names,
+    row::Row,
+    service::{Service, VIP_FILTER_LEN},
+    stats::{BackendStats, Reason, ServiceStats},
+};
+
+use super::clock::{Clock, Jiffies};
+use super::{Dataplane, FlowKey, MapError};
+use crate::model::{Limits, Vip};
+
+/// An in-memory data plane. Its flow tables, counters and clock are public: a test plays the
+/// kernel's part.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    limits: Limits,
+    services: BTreeMap<Vip, Service>,
+    vip_filter: Vec<u8>,
+    ring: Vec<Row>,
+    backends: Vec<Backend>,
+    /// The flow tables.
+    pub flows: BTreeMap<(Table, FlowKey), FlowEntry>,
+    /// Counters by backend slot.
+    pub backend_stats: BTreeMap<u32, BackendStats>,
+    /// Counters by service slot.
+    pub service_stats: BTreeMap<u32, ServiceStats>,
+    /// The clock.
+    pub clock: Clock,
+    /// How many rows were stored.
+    pub row_stores: u64,
+}
+
+impl Memory {
+    /// Returns an empty data plane.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            services: BTreeMap::new(),
+            vip_filter: vec![0; VIP_FILTER_LEN as usize],
+            ring: vec![Row::EMPTY; limits.rows as usize],
+            backends: vec![Backend::zeroed(); limits.backends as usize + 1],
+            flows: BTreeMap::new(),
+            backend_stats: BTreeMap::new(),
+            service_stats: BTreeMap::new(),
+            clock: Clock {
+                now: Jiffies(1 << 33),
+                hz: 1000,
+            },
+            row_stores: 0,
+        }
+    }
+
+    fn out_of_range(&self, map: &'static str, index: u32, capacity: usize) -> MapError {
+        MapError::OutOfRange {
+            map,
+            index,
+            capacity: capacity as u32,
+        }
+    }
+}
+
+impl Dataplane for Memory {
+    fn set_service(&mut self, vip: &Vip, service: &Service) -> Result<(), MapError> {
+        let same_family = |other: &&Vip| other.address.is_ipv4() == vip.address.is_ipv4();
+        let used = self.services.keys().filter(same_family).count();
+        if used >= self.limits.services as usize && !self.services.contains_key(vip) {
+            let map = if vip.address.is_ipv4() {
+                names::SERVICES_V4
+            } else {
+                names::SERVICES_V6
+            };
+            return Err(MapError::Full {
+                map,
+                capacity: self.limits.services,
+            });
+        }
+        self.services.insert(*vip, *service);
+        Ok(())
+    }
+
+    fn remove_service(&mut self, vip: &Vip) -> Result<(), MapError> {
+        self.services.remove(vip);
+        Ok(())
+    }
+
+    fn services(&self) -> Result<Vec<(Vip, Service)>, MapError> {
+        Ok(self
+            .services
+            .iter()
+            .map(|(vip, service)| (*vip, *service))
+            .collect())
+    }
+
+    fn set_vip_filter(&mut self, index: u32, kinds: u8) -> Result<(), MapError> {
+        match self.vip_filter.get_mut(index as usize) {
+            Some(entry) => *entry = kinds,
+            None => return Err(self.out_of_range(names::VIP_FILTER, index, self.vip_filter.len())),
+        }
+        Ok(())
+    }
+
+    fn vip_filter(&self, index: u32) -> Result<u8, MapError> {
+        let entry = self.vip_filter.get(index as usize).copied();
+        entry.ok_or_else(|| self.out_of_range(names::VIP_FILTER, index, self.vip_filter.len()))
+    }
+
+    fn set_row(&mut self, index: u32, row: Row) -> Result<(), MapError> {
+        match self.ring.get_mut(index as usize) {
+            Some(entry) => *entry = row,
+            None => return Err(self.out_of_range(names::RING, index, self.ring.len())),
+        }
+        self.row_stores += 1;
+        Ok(())
+    }
+
+    fn row(&self, index: u32) -> Result<Row, MapError> {
+        let row = self.ring.get(index as usize).copied();
+        row.ok_or_else(|| self.out_of_range(names::RING, index, self.ring.len()))
+    }
+
+    fn set_template(
+        &mut self,
+        slot: BackendSlot,
+        side: u8,
+        template: &Template,
+    ) -> Result<(), MapError> {
+        let backend = self.backends.get_mut(slot.get() as usize);
+        match backend.and_then(|backend| backend.templates.get_mut(usize::from(side & 1))) {
+            Some(entry) => *entry = *template,
+            None => {
+                return Err(self.out_of_range(names::BACKENDS, slot.get(), self.backends.len()));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_head(&mut self, slot: BackendSlot, head: Head) -> Result<(), MapError> {
+        match self.backends.get_mut(slot.get() as usize) {
+            Some(backend) => backend.head = head.to_bits(),
+            None => {
+                return Err(self.out_of_range(names::BACKENDS, slot.get(), self.backends.len()));
+            }
+        }
+        Ok(())
+    }
+
+    fn backend(&self, slot: BackendSlot) -> Result<Backend, MapError> {
+        let backend = self.backends.get(slot.get() as usize).copied();
+        backend.ok_or_else(|| self.out_of_range(names::BACKENDS, slot.get(), self.backends.len()))
+    }
+
+    fn visit_flows(
+        &self,
+        visit: &mut dyn FnMut(Table, FlowKey, FlowEntry),
+    ) -> Result<(), MapError> {
+        for ((table, key), entry) in &self.flows {
+            visit(*table, *key, *entry);
+        }
+        Ok(())
+    }
+
+    fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError> {
+        self.flows.remove(&(table, *key));
+        Ok(())
+    }
+
+    fn backend_stats(&self, slot: BackendSlot) -> Result<BackendStats, MapError> {
+        Ok(self
+            .backend_stats
+            .get(&slot.get())
+            .copied()
+            .unwrap_or_default())
+    }
+
+    fn clear_backend_stats(&mut self, slot: BackendSlot) -> Result<(), MapError> {
+        self.backend_stats.remove(&slot.get());
+        Ok(())
+    }
+
+    fn service_stats(&self, slot: u32) -> Result<ServiceStats, MapError> {
+        Ok(self.service_stats.get(&slot).copied().unwrap_or_default())
+    }
+
+    fn clear_service_stats(&mut self, slot: u32) -> Result<(), MapError> {
+        self.service_stats.remove(&slot);
+        Ok(())
+    }
+
+    fn reason(&self, _: Reason) -> Result<u64, MapError> {
+        Ok(0)
+    }
+
+    fn clock(&self) -> Result<Clock, MapError> {
+        Ok(self.clock)
+    }
+}

@@ -1,0 +1,151 @@
+//! The data plane: the only module that names a BPF map.
+//!
+//! [`Dataplane`] is what the control loop needs of it: plain reads and writes of map entries, no
+//! decisions. [`Kernel`] is the real one, [`Memory`] its twin without a kernel, with which the
+//! whole loop runs in tests without root.
+
+mod attach;
+mod clock;
+mod explain;
+mod kernel;
+mod load;
+mod mapped;
+mod memory;
+mod object;
+mod pins;
+mod sys;
+
+use std::time::Duration;
+
+use lb_common::{
+    backend::{Backend, BackendSlot, Head, Template},
+    explain::Explanation,
+    flow::{FlowEntry, FlowKey4, FlowKey6, Table},
+    row::Row,
+    service::Service,
+    stats::{BackendStats, Reason, ServiceStats},
+};
+
+pub use attach::{AttachError, Attached, XdpMode};
+pub use clock::{Clock, Jiffies};
+pub use kernel::Kernel;
+pub use load::{LoadError, Settings, load};
+pub use memory::Memory;
+pub use object::OBJECT;
+pub use pins::{PinError, Pins};
+
+use crate::model::Vip;
+
+/// Why a map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// The map has no room.
+    #[error("the map {map} is full: it has {capacity} entries")]
+    Full {
+        /// The map's name.
+        map: &'static str,
+        /// Its size.
+        capacity: u32,
+    },
+    /// An index lies outside of the map.
+    #[error("index {index} is outside of the map {map}, which has {capacity} entries")]
+    OutOfRange {
+        /// The map's name.
+        map: &'static str,
+        /// The index.
+        index: u32,
+        /// The map's size.
+        capacity: u32,
+    },
+    /// The kernel refused.
+    #[error("map {map}")]
+    Kernel {
+        /// The map's name.
+        map: &'static str,
+        /// What it said.
+        #[source]
+        source: aya::maps::MapError,
+    },
+    /// The clock program did not run.
+    #[error("the kernel's clock could not be read")]
+    Clock(#[source] std::io::Error),
+}
+
+/// A flow key of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FlowKey {
+    /// IPv4.
+    V4(FlowKey4),
+    /// IPv6.
+    V6(FlowKey6),
+}
+
+/// What the control loop needs of the data plane. Every call is one map access.
+pub trait Dataplane {
+    /// Makes packets for `vip` go to a ring, or changes to which. Packets see the old service or
+    /// the new.
+    fn set_service(&mut self, vip: &Vip, service: &Service) -> Result<(), MapError>;
+    /// Lets packets for `vip` pass.
+    fn remove_service(&mut self, vip: &Vip) -> Result<(), MapError>;
+    /// Returns all services.
+    fn services(&self) -> Result<Vec<(Vip, Service)>, MapError>;
+
+    /// Sets an entry of the VIP filter; see [`lb_common::service::vip_filter_index`].
+    fn set_vip_filter(&mut self, index: u32, kinds: u8) -> Result<(), MapError>;
+    /// Returns an entry of the VIP filter.
+    fn vip_filter(&self, index: u32) -> Result<u8, MapError>;
+
+    /// Stores a row. One atomic store.
+    fn set_row(&mut self, index: u32, row: Row) -> Result<(), MapError>;
+    /// Returns a row.
+    fn row(&self, index: u32) -> Result<Row, MapError>;
+
+    /// Fills a template of a backend: only the side that is not in force, and not before packets
+    /// that read it while it was have left.
+    fn set_template(
+        &mut self,
+        slot: BackendSlot,
+        side: u8,
+        template: &Template,
+    ) -> Result<(), MapError>;
+    /// Stores a backend's head. One atomic store, after everything that was written before it.
+    fn set_head(&mut self, slot: BackendSlot, head: Head) -> Result<(), MapError>;
+    /// Returns a backend.
+    fn backend(&self, slot: BackendSlot) -> Result<Backend, MapError>;
+
+    /// Calls `visit` with every flow table entry.
+    fn visit_flows(&self, visit: &mut dyn FnMut(Table, FlowKey, FlowEntry))
+    -> Result<(), MapError>;
+    /// Deletes a flow table entry; it may be gone already.
+    fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError>;
+
+    /// Returns a backend's counters, summed over CPUs.
+    fn backend_stats(&self, slot: BackendSlot) -> Result<BackendStats, MapError>;
+    /// Sets a backend's counters to zero. Only for slots that no row names.
+    fn clear_backend_stats(&mut self, slot: BackendSlot) -> Result<(), MapError>;
+    /// Returns a service's counters, summed over CPUs.
+    fn service_stats(&self, slot: u32) -> Result<ServiceStats, MapError>;
+    /// Sets a service's counters to zero. Only for slots that no service names.
+    fn clear_service_stats(&mut self, slot: u32) -> Result<(), MapError>;
+    /// Returns how many packets left for a reason, summed over CPUs.
+    fn reason(&self, reason: Reason) -> Result<u64, MapError>;
+
+    /// Returns the clock of the flow entries.
+    fn clock(&self) -> Result<Clock, MapError>;
+}
+
+/// What a program did with a crafted packet.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The verdict: a number of `enum xdp_action`.
+    pub verdict: u32,
+    /// The frame as it would leave.
+    pub frame: Vec<u8>,
+    /// The decisions on the way.
+    pub explanation: Explanation,
+}
+
+/// How long a packet can be under way in the program at the very most: the pause between taking
+/// something out of force and writing over it. The kernel runs the program in one go with
+/// bottom halves off, for microseconds.
+pub const GRACE: Duration = Duration::from_millis(100);

@@ -1,0 +1,2 @@
+/// The XDP programs as built by the build script.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-lb"));

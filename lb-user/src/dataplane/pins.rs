@@ -1,0 +1,175 @@
+//! Pinned maps and links in a directory of the BPF file system: what outlives the daemon.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lb_common::map_names;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// Why pins could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// The directory is not in a BPF file system, and none could be mounted.
+    #[error(
+        "no BPF file system at {path}: mounting one there failed (try `mount -t bpf bpf {path}`)"
+    )]
+    Mount {
+        /// Where one was wanted.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory is elsewhere.
+    #[error(
+        "pin-dir {0} is not in a BPF file system: allowed is a directory below /sys/fs/bpf, or below another mounted bpffs"
+    )]
+    NotBpffs(PathBuf),
+    /// A file operation failed.
+    #[error("{path}")]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The directory with an installation's pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    dir: PathBuf,
+}
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+impl Pins {
+    /// Returns the pins in `dir`, which need not exist.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Returns the directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the path of a map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Returns the path of an interface's link.
+    pub fn link(&self, interface: &str) -> PathBuf {
+        self.links_dir().join(interface)
+    }
+
+    fn links_dir(&self) -> PathBuf {
+        self.dir.join("links")
+    }
+
+    /// Returns whether an installation's maps are pinned here.
+    pub fn exist(&self) -> bool {
+        self.map(map_names::ABI).exists()
+    }
+
+    /// Makes the directories, and mounts the BPF file system if its usual place is empty.
+    pub fn prepare(&self) -> Result<(), PinError> {
+        if self.dir.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
+            mount(
+                Some("bpf"),
+                BPFFS,
+                Some("bpf"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .map_err(|errno| PinError::Mount {
+                path: BPFFS.into(),
+                source: errno.into(),
+            })?;
+        }
+        let links = self.links_dir();
+        let parent = links
+            .ancestors()
+            .find(|path| path.exists())
+            .unwrap_or(Path::new("/"));
+        if !is_bpffs(parent) {
+            return Err(PinError::NotBpffs(self.dir.clone()));
+        }
+        fs::create_dir_all(&links).map_err(|source| PinError::File {
+            path: links,
+            source,
+        })
+    }
+
+    /// Returns the interfaces that have a link here.
+    pub fn links(&self) -> Result<Vec<String>, PinError> {
+        let dir = self.links_dir();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(PinError::File { path: dir, source }),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| PinError::File {
+                path: dir.clone(),
+                source,
+            })?;
+            if let Ok(name) = entry.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes an interface's link, which detaches the program unless somebody holds the link
+    /// open. Returns whether there was one.
+    pub fn remove_link(&self, interface: &str) -> Result<bool, PinError> {
+        remove_file(&self.link(interface))
+    }
+
+    /// Removes everything: links first, so that no program runs on maps that are going.
+    pub fn remove_all(&self) -> Result<(), PinError> {
+        for interface in self.links()? {
+            self.remove_link(&interface)?;
+        }
+        remove_dir(&self.links_dir())?;
+        if let Ok(entries) = fs::read_dir(&self.dir) {
+            for entry in entries.flatten() {
+                remove_file(&entry.path())?;
+            }
+        }
+        remove_dir(&self.dir)
+    }
+}
+
+fn remove_file(path: &Path) -> Result<bool, PinError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(PinError::File {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), PinError> {
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(PinError::File {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
