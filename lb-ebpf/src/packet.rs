@@ -6,7 +6,7 @@
 
 use core::marker::PhantomData;
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_xdp_adjust_head, programs::XdpContext};
+use aya_ebpf::{EbpfContext as _, helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len}, programs::XdpContext};
 
 /// The context of one run of the program.
 pub struct Context(XdpContext);
@@ -32,6 +32,14 @@ impl Context {
     #[inline(always)]
     pub fn ingress_ifindex(&self) -> u32 {
         self.0.ingress_ifindex() as u32
+    }
+
+    /// Returns the frame's length in bytes, from the kernel rather than from two pointers: a number
+    /// that the verifier lets us do arithmetic with. A helper call; not for the fast path.
+    #[inline(always)]
+    pub fn buffer_len(&self) -> u64 {
+        // SAFETY: the helper takes the context that the kernel gave us.
+        unsafe { bpf_xdp_get_buff_len(self.0.as_ptr().cast()) }
     }
 
     /// Moves the start of the frame by `delta` bytes; a negative `delta` makes room in front.

@@ -58,7 +58,7 @@ fn prepare(context: &mut Context) -> Option<()> {
     let setup = SETUP.get_ptr_mut(0)?;
     // SAFETY: an element of the map; the benchmark runs on one CPU.
     let setup = unsafe { &mut *setup };
-    let grown = context.frame().len() as i32 - setup.frame_len;
+    let grown = context.buffer_len() as i32 - setup.frame_len;
     if grown != 0 {
         context.move_head(grown).ok()?;
     }

@@ -31,6 +31,8 @@ pub use clock::{Clock, Jiffies};
 pub use kernel::Kernel;
 pub use load::{LoadError, Settings, load};
 pub use memory::Memory;
+#[cfg(feature = "bench")]
+pub use object::BENCH_OBJECT;
 pub use object::OBJECT;
 pub use pins::{PinError, Pins};
 
