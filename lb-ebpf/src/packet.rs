@@ -6,7 +6,11 @@
 
 use core::marker::PhantomData;
 
-use aya_ebpf::{EbpfContext as _, helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len}, programs::XdpContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    programs::XdpContext,
+};
 
 /// The context of one run of the program.
 pub struct Context(XdpContext);

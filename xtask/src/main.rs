@@ -1,2 +1,2 @@
-//! x
+//! The developer commands: setup, test, demo, bench.
 fn main() {}
