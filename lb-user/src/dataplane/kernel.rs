@@ -26,6 +26,7 @@ use super::explain::test_run;
 use super::load::LoadError;
 use super::mapped::Mapped;
 use super::pins::{PinError, Pins};
+use super::walk::{FlowCursor, Walk};
 use super::{Dataplane, Explained, FlowKey, MapError};
 use crate::model::{AttachMode, L4Protocol, Limits, ServicePort, Vip};
 
@@ -46,6 +47,8 @@ pub struct Kernel {
     devices: DevMapHash<MapData>,
     flows_v4: [HashMap<MapData, FlowKey4, FlowEntry>; 3],
     flows_v6: [HashMap<MapData, FlowKey6, FlowEntry>; 3],
+    walks_v4: [Walk<FlowKey4>; 3],
+    walks_v6: [Walk<FlowKey6>; 3],
     backend_stats: PerCpuArray<MapData, BackendStats>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
     reasons: PerCpuArray<MapData, u64>,
@@ -58,6 +61,21 @@ where
 {
     let taken = ebpf.take_map(map).ok_or(LoadError::Missing(map))?;
     Ok(M::try_from(taken).map_err(|source| MapError::Kernel { map, source })?)
+}
+
+fn walk<K: aya::Pod + bytemuck::Pod>(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+) -> Result<Walk<K>, LoadError> {
+    let failed = |source| MapError::Kernel { map, source };
+    match ebpf.map(map) {
+        Some(typed @ Map::HashMap(data)) => {
+            // The typed map checks the sizes of keys and values.
+            HashMap::<&MapData, K, FlowEntry>::try_from(typed).map_err(failed)?;
+            Ok(Walk::new(data).map_err(|error| failed(AyaError::IoError(error)))?)
+        }
+        _ => Err(LoadError::Missing(map)),
+    }
 }
 
 fn mapped(ebpf: &mut Ebpf, map: &'static str, words: usize) -> Result<Mapped, LoadError> {
@@ -99,6 +117,16 @@ impl Kernel {
                 (limits.backends as usize + 1) * HEAD_WORDS,
             )?,
             devices: take(e, names::DEVICES)?,
+            walks_v4: [
+                walk(e, names::FLOWS_V4[0])?,
+                walk(e, names::FLOWS_V4[1])?,
+                walk(e, names::FLOWS_V4[2])?,
+            ],
+            walks_v6: [
+                walk(e, names::FLOWS_V6[0])?,
+                walk(e, names::FLOWS_V6[1])?,
+                walk(e, names::FLOWS_V6[2])?,
+            ],
             flows_v4: [
                 take(e, names::FLOWS_V4[0])?,
                 take(e, names::FLOWS_V4[1])?,
@@ -143,21 +171,6 @@ impl Kernel {
     /// Returns the interfaces that the program is attached to.
     pub fn attached(&self) -> Result<Vec<String>, PinError> {
         self.pins.links()
-    }
-
-    /// Makes an interface one that packets can be redirected to.
-    pub fn add_device(&mut self, ifindex: u32) -> Result<(), MapError> {
-        self.devices
-            .insert(ifindex, ifindex, None, 0)
-            .map_err(|source| MapError::Kernel {
-                map: names::DEVICES,
-                source: match source {
-                    XdpMapError::MapError(source) => source,
-                    source @ XdpMapError::ChainedProgramNotSupported => {
-                        AyaError::IoError(io::Error::other(source))
-                    }
-                },
-            })
     }
 
     /// Runs the explaining program on `frame`, as if it came in by `ingress_ifindex`.
@@ -409,31 +422,56 @@ impl Dataplane for Kernel {
         Ok(bytemuck::cast(words))
     }
 
-    fn visit_flows(
+    fn add_device(&mut self, ifindex: u32) -> Result<(), MapError> {
+        self.devices
+            .insert(ifindex, ifindex, None, 0)
+            .map_err(|source| MapError::Kernel {
+                map: names::DEVICES,
+                source: match source {
+                    XdpMapError::MapError(source) => source,
+                    source @ XdpMapError::ChainedProgramNotSupported => {
+                        AyaError::IoError(io::Error::other(source))
+                    }
+                },
+            })
+    }
+
+    fn walk_flows(
         &self,
+        cursor: &mut FlowCursor,
         visit: &mut dyn FnMut(Table, FlowKey, FlowEntry),
-    ) -> Result<(), MapError> {
-        for (table, map) in Table::ALL.into_iter().zip(&self.flows_v4) {
-            for item in map.iter() {
-                let name = names::FLOWS_V4
-                    .get(table as usize)
-                    .copied()
-                    .unwrap_or_default();
-                let (key, entry) = item.map_err(|source| MapError::Kernel { map: name, source })?;
-                visit(table, FlowKey::V4(key), entry);
-            }
+    ) -> Result<bool, MapError> {
+        let number = cursor.table;
+        let position = &mut cursor.position;
+        let tables = Table::ALL.len();
+        let (map, result) = if let (Some(walk), Some(table)) =
+            (self.walks_v4.get(number), Table::ALL.get(number))
+        {
+            let visit = &mut |key, entry| visit(*table, FlowKey::V4(key), entry);
+            (names::FLOWS_V4.get(number), walk.step(position, visit))
+        } else if let (Some(walk), Some(table)) = (
+            self.walks_v6.get(number - tables),
+            Table::ALL.get(number - tables),
+        ) {
+            let visit = &mut |key, entry| visit(*table, FlowKey::V6(key), entry);
+            (
+                names::FLOWS_V6.get(number - tables),
+                walk.step(position, visit),
+            )
+        } else {
+            return Ok(false);
+        };
+        let more = result.map_err(|error| MapError::Kernel {
+            map: map.copied().unwrap_or_default(),
+            source: AyaError::IoError(error),
+        })?;
+        if !more {
+            *cursor = FlowCursor {
+                table: number + 1,
+                position: None,
+            };
         }
-        for (table, map) in Table::ALL.into_iter().zip(&self.flows_v6) {
-            for item in map.iter() {
-                let name = names::FLOWS_V6
-                    .get(table as usize)
-                    .copied()
-                    .unwrap_or_default();
-                let (key, entry) = item.map_err(|source| MapError::Kernel { map: name, source })?;
-                visit(table, FlowKey::V6(key), entry);
-            }
-        }
-        Ok(())
+        Ok(cursor.table < 2 * tables)
     }
 
     fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError> {

@@ -1,6 +1,6 @@
 //! The data plane without a kernel: the same entries in ordinary memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytemuck::Zeroable as _;
 use lb_common::{
@@ -13,7 +13,7 @@ use lb_common::{
 };
 
 use super::clock::{Clock, Jiffies};
-use super::{Dataplane, FlowKey, MapError};
+use super::{Dataplane, FlowCursor, FlowKey, MapError};
 use crate::model::{Limits, Vip};
 
 /// An in-memory data plane. Its flow tables, counters and clock are public: a test plays the
@@ -25,6 +25,8 @@ pub struct Memory {
     vip_filter: Vec<u8>,
     ring: Vec<Row>,
     backends: Vec<Backend>,
+    /// The interfaces that packets can be redirected to.
+    pub devices: BTreeSet<u32>,
     /// The flow tables.
     pub flows: BTreeMap<(Table, FlowKey), FlowEntry>,
     /// Counters by backend slot.
@@ -46,6 +48,7 @@ impl Memory {
             vip_filter: vec![0; VIP_FILTER_LEN as usize],
             ring: vec![Row::EMPTY; limits.rows as usize],
             backends: vec![Backend::zeroed(); limits.backends as usize + 1],
+            devices: BTreeSet::new(),
             flows: BTreeMap::new(),
             backend_stats: BTreeMap::new(),
             service_stats: BTreeMap::new(),
@@ -156,14 +159,20 @@ impl Dataplane for Memory {
         backend.ok_or_else(|| self.out_of_range(names::BACKENDS, slot.get(), self.backends.len()))
     }
 
-    fn visit_flows(
+    fn add_device(&mut self, ifindex: u32) -> Result<(), MapError> {
+        self.devices.insert(ifindex);
+        Ok(())
+    }
+
+    fn walk_flows(
         &self,
+        _: &mut FlowCursor,
         visit: &mut dyn FnMut(Table, FlowKey, FlowEntry),
-    ) -> Result<(), MapError> {
+    ) -> Result<bool, MapError> {
         for ((table, key), entry) in &self.flows {
             visit(*table, *key, *entry);
         }
-        Ok(())
+        Ok(false)
     }
 
     fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError> {

@@ -14,6 +14,7 @@ mod memory;
 mod object;
 mod pins;
 mod sys;
+mod walk;
 
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub use memory::Memory;
 pub use object::BENCH_OBJECT;
 pub use object::OBJECT;
 pub use pins::{PinError, Pins};
+pub use walk::FlowCursor;
 
 use crate::model::Vip;
 
@@ -115,9 +117,25 @@ pub trait Dataplane {
     /// Returns a backend.
     fn backend(&self, slot: BackendSlot) -> Result<Backend, MapError>;
 
+    /// Makes an interface one that packets can be redirected to.
+    fn add_device(&mut self, ifindex: u32) -> Result<(), MapError>;
+
+    /// Calls `visit` with some thousand flow table entries from `cursor` on, and moves it. Returns
+    /// whether there may be more. Entries that come or go meanwhile may be missed.
+    fn walk_flows(
+        &self,
+        cursor: &mut FlowCursor,
+        visit: &mut dyn FnMut(Table, FlowKey, FlowEntry),
+    ) -> Result<bool, MapError>;
     /// Calls `visit` with every flow table entry.
-    fn visit_flows(&self, visit: &mut dyn FnMut(Table, FlowKey, FlowEntry))
-    -> Result<(), MapError>;
+    fn visit_flows(
+        &self,
+        visit: &mut dyn FnMut(Table, FlowKey, FlowEntry),
+    ) -> Result<(), MapError> {
+        let mut cursor = FlowCursor::default();
+        while self.walk_flows(&mut cursor, visit)? {}
+        Ok(())
+    }
     /// Deletes a flow table entry; it may be gone already.
     fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError>;
 

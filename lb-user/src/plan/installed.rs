@@ -1,0 +1,77 @@
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use lb_common::backend::{BackendSlot, Head, Template};
+use lb_common::service::Service;
+
+use crate::model::{Name, Vip};
+use crate::ring::Ring;
+
+/// A part of the ring map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Index of the first row.
+    pub base: u32,
+    /// Number of rows, a power of two.
+    pub len: u32,
+}
+
+/// What the maps hold for a service.
+#[derive(Clone, Debug)]
+pub struct InstalledService {
+    /// The key in the service map.
+    pub vip: Vip,
+    /// Its place in the service statistics.
+    pub slot: u32,
+    /// Where its rows are.
+    pub segment: Segment,
+    /// Its rows.
+    pub ring: Ring,
+    /// Its backends, also those that are leaving.
+    pub backends: BTreeMap<Name, InstalledBackend>,
+}
+
+impl InstalledService {
+    /// Returns the value in the service map.
+    pub fn value(&self) -> Service {
+        Service {
+            ring_base: self.segment.base,
+            ring_mask: self.segment.len.saturating_sub(1),
+            slot: self.slot,
+            flags: 0,
+        }
+    }
+
+    /// Returns the backend in a slot, if it is one of this service.
+    pub fn backend_in(&self, slot: BackendSlot) -> Option<&Name> {
+        self.backends
+            .iter()
+            .find(|(_, backend)| backend.slot == slot)
+            .map(|(name, _)| name)
+    }
+}
+
+/// What the maps hold for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstalledBackend {
+    /// Its place in the backend map.
+    pub slot: BackendSlot,
+    /// The word that packets read.
+    pub head: Head,
+    /// The template in force.
+    pub template: Template,
+    /// When packets that still read the other template have surely left, and it may be written.
+    pub spare_from: Option<Instant>,
+}
+
+impl InstalledBackend {
+    /// Returns what a fresh slot holds.
+    pub fn empty(slot: BackendSlot) -> Self {
+        Self {
+            slot,
+            head: Head::default(),
+            template: Template::UNREACHABLE,
+            spare_from: None,
+        }
+    }
+}
