@@ -3,4 +3,6 @@
 
 pub mod dataplane;
 pub mod model;
+pub mod plan;
+pub mod ring;
 pub mod template;

@@ -113,7 +113,9 @@ pub fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
 ) -> io::Result<(usize, bool)> {
     let mut next = 0_u32;
     let mut attr = LookupBatch {
-        in_batch: position.as_ref().map_or(0, |at| std::ptr::from_ref(at) as u64),
+        in_batch: position
+            .as_ref()
+            .map_or(0, |at| std::ptr::from_ref(at) as u64),
         out_batch: (&raw mut next) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,

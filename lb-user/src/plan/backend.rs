@@ -127,8 +127,5 @@ pub(super) fn plan(
             head: after.head,
         });
     }
-    BackendPlan {
-        after,
-        again_at,
-    }
+    BackendPlan { after, again_at }
 }

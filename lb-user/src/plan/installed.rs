@@ -65,11 +65,12 @@ pub struct InstalledBackend {
 }
 
 impl InstalledBackend {
-    /// Returns what a fresh slot holds.
-    pub fn empty(slot: BackendSlot) -> Self {
+    /// Returns the content of a slot that nobody uses: dead, whatever it was before. The
+    /// generation goes on, so that no flow entry of an earlier use can match.
+    pub fn unused(slot: BackendSlot, found: Head) -> Self {
         Self {
             slot,
-            head: Head::default(),
+            head: Head::new(found.side(), false, false, found.generation()),
             template: Template::UNREACHABLE,
             spare_from: None,
         }

@@ -10,8 +10,6 @@ mod installed;
 mod service;
 
 #[cfg(test)]
-mod tests;
-
 pub use backend::{BackendState, Eligibility, eligibility};
 pub use installed::{InstalledBackend, InstalledService, Segment};
 pub use service::{Input, ServicePlan, Step, identity, service};

@@ -60,8 +60,8 @@ pub struct Input<'a> {
     pub encap: &'a EncapSource,
     /// What readers saw.
     pub observed: &'a Observed,
-    /// The slots of the declared backends.
-    pub slots: &'a BTreeMap<Name, BackendSlot>,
+    /// What the slots of backends that are not installed yet hold.
+    pub fresh: &'a BTreeMap<Name, InstalledBackend>,
     /// Where the rows shall be. Longer than the installed segment: the ring grows.
     pub segment: Segment,
     /// The service's place in the statistics.
@@ -102,19 +102,14 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
         .filter(|name| !input.desired.backends.contains_key(*name));
     for name in input.desired.backends.keys().chain(removed) {
         let before = installed.and_then(|service| service.backends.get(name));
-        let Some(slot) = before
-            .map(|backend| backend.slot)
-            .or_else(|| input.slots.get(name).copied())
-        else {
-            // Declared but without a slot: the backend map is full, and the engine said so.
+        // The engine gives every declared backend a slot before it comes here.
+        let Some(before) = before.or_else(|| input.fresh.get(name)) else {
             continue;
         };
+        let slot = before.slot;
         let eligible = backend_eligibility(input, name);
-        let before = before
-            .copied()
-            .unwrap_or_else(|| InstalledBackend::empty(slot));
         let plan = backend::plan(
-            &before,
+            before,
             eligible.state,
             eligible.template.as_ref(),
             input.now,
@@ -167,9 +162,8 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
     };
     let whole = installed.is_none_or(|service| service.segment != input.segment);
     steps.extend(rows(&after, &changes, whole));
-    if installed.is_none_or(|service| {
-        service.vip != after.vip || service.value() != after.value()
-    }) {
+    if installed.is_none_or(|service| service.vip != after.vip || service.value() != after.value())
+    {
         steps.push(Step::Service {
             vip: after.vip,
             value: after.value(),
@@ -252,9 +246,14 @@ fn rows(after: &InstalledService, changes: &[Change], whole: bool) -> Vec<Step> 
     };
     if whole {
         let rows = after.ring.rows().iter();
-        (0..).zip(rows).map(|(index, row)| step(index, *row)).collect()
+        (0..)
+            .zip(rows)
+            .map(|(index, row)| step(index, *row))
+            .collect()
     } else {
         let changes = changes.iter();
-        changes.map(|change| step(change.index, change.row)).collect()
+        changes
+            .map(|change| step(change.index, change.row))
+            .collect()
     }
 }
