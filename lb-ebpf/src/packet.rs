@@ -71,7 +71,7 @@ pub struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// Returns the frame's length in bytes.
     #[inline(always)]
-    pub fn len(self) -> usize {
+    pub fn bytes(self) -> usize {
         self.end - self.start
     }
 

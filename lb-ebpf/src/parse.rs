@@ -88,7 +88,7 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
     if version_ihl >> 4 != 4 || header_len < 20 || usize::from(ip_len) < header_len {
         return Err(Reason::PassMalformed);
     }
-    if l3 + usize::from(ip_len) > frame.len() {
+    if l3 + usize::from(ip_len) > frame.bytes() {
         return Err(Reason::PassMalformed);
     }
     let id_fragment = header.get32::<4>();
@@ -107,7 +107,7 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
             u32::from_ne_bytes([proto, 0, 0, 0]),
         ],
         l3,
-        frame_len: frame.len(),
+        frame_len: frame.bytes(),
         ip_len,
         tos: header.get8::<1>(),
         id_fragment,
@@ -131,7 +131,7 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
         return Err(Reason::PassMalformed);
     }
     let ip_len = payload_len + 40;
-    if l3 + usize::from(ip_len) > frame.len() {
+    if l3 + usize::from(ip_len) > frame.bytes() {
         return Err(Reason::PassMalformed);
     }
     let mut extensions = 0;
@@ -165,7 +165,7 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
             u32::from_ne_bytes([proto, 0, 0, 0]),
         ],
         l3,
-        frame_len: frame.len(),
+        frame_len: frame.bytes(),
         ip_len,
         tos: outer::traffic_class_v6(first),
         id_fragment: DF_ONLY,

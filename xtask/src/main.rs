@@ -1,2 +1,76 @@
-//! The developer commands: setup, test, demo, bench.
-fn main() {}
+//! The developer's commands. `cargo xtask --help` lists them.
+
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod tools;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The developer's commands of Weir")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need; says what and why. A second run finds nothing to do
+    Setup {
+        /// Only report what is missing; fail if anything is
+        #[arg(long)]
+        check: bool,
+        /// Only what a build needs, not what tests and the demo need
+        #[arg(long)]
+        build_only: bool,
+    },
+    /// Build the binary `weir`
+    Build {
+        /// Optimise
+        #[arg(long)]
+        release: bool,
+    },
+    /// Set up, then run every test; ends with `N passed, N failed`
+    Test {
+        /// Only the tests that need no root
+        #[arg(long)]
+        unprivileged: bool,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Check formatting, and all crates with clippy, warnings being errors
+    Lint,
+    /// Set up, then show the balancer at work on this machine, in namespaces of its own
+    Demo {
+        /// Leave it running to play with
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Set up, then measure the XDP program; `cargo xtask bench --help` shows the options
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Options of the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Setup { check, build_only } => setup::run(check, build_only),
+        Command::Build { release } => {
+            setup::run(false, true)?;
+            tools::weir(release).map(drop)
+        }
+        Command::Test {
+            unprivileged,
+            filter,
+        } => test::run(unprivileged, filter.as_deref()),
+        Command::Lint => lint::run(),
+        Command::Demo { keep } => tools::demo(keep),
+        Command::Bench { arguments } => tools::bench(&arguments),
+    }
+}

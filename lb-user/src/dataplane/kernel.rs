@@ -242,12 +242,12 @@ impl Drop for PinnedToCpu {
 
 /// Returns an error of a map update; a full map says so plainly.
 fn update_error(map: &'static str, capacity: u32, source: AyaError) -> MapError {
-    match &source {
-        AyaError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
-            MapError::Full { map, capacity }
-        }
-        _ => MapError::Kernel { map, source },
+    if let AyaError::SyscallError(error) = &source
+        && error.io_error.raw_os_error() == Some(libc::E2BIG)
+    {
+        return MapError::Full { map, capacity };
     }
+    MapError::Kernel { map, source }
 }
 
 fn ignore_missing(map: &'static str, result: Result<(), AyaError>) -> Result<(), MapError> {

@@ -150,16 +150,12 @@ fn a_row_settles_after_both_timers_and_finishes_after_a_clean_sweep() {
         "the sweep began before they settled"
     );
     let held = ring
-        .finish(after(14), |index| ring_index_is_even(index))
+        .finish(after(14), |index| index.is_multiple_of(2))
         .len();
     assert!(held < moved && ring.lookups() == moved - held);
     ring.finish(after(15), |_| false);
     assert_eq!(ring.lookups(), 0);
     assert!(ring.rows().iter().all(|row| *row == Row::settled(slot(1))));
-}
-
-fn ring_index_is_even(index: u32) -> bool {
-    index.is_multiple_of(2)
 }
 
 #[test]
