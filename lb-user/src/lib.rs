@@ -5,4 +5,5 @@ pub mod dataplane;
 pub mod model;
 pub mod plan;
 pub mod ring;
+pub mod spec;
 pub mod template;

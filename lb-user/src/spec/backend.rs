@@ -1,0 +1,162 @@
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::check::{Checker, SpecError};
+use crate::model::{Backend, Forward, Mac, Name, Service, Weight};
+
+/// A backend of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackendSpec {
+    /// Its name within the service.
+    pub name: String,
+    /// Where it is reached: the VM's address, or that of the tunnel's end.
+    pub address: String,
+    /// Its share of new flows relative to the others, 0 to 65,535; default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<i64>,
+    /// Takes no new flows; default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<bool>,
+    /// `l2`, `ipip` or `gue`; default: the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<String>,
+    /// GUE's destination port; default 6080.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gue_port: Option<i64>,
+    /// The interface to send from; default: the one that the kernel's routes name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The Ethernet address to send to; default: what the kernel's neighbour table says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+impl BackendSpec {
+    /// Checks it as a backend of `service`.
+    pub fn to_model(&self, service: &Service) -> Result<(Name, Backend), Vec<SpecError>> {
+        let mut check = Checker::new(format!("service \"{}\"", service.name));
+        let backend = self.check(&mut check, service.forward);
+        if let Some((_, backend)) = &backend {
+            let part = format!("backend \"{}\"", self.name);
+            check.within(&part, |check| self.check_in(check, service, backend));
+        }
+        check.finish(backend)
+    }
+
+    pub(super) fn check(&self, check: &mut Checker, forward: Forward) -> Option<(Name, Backend)> {
+        check.within(&format!("backend \"{}\"", self.name), |check| {
+            let name = check.parse("name", &self.name);
+            let address = check.address("address", &self.address);
+            let weight = match self.weight {
+                Some(weight) => check
+                    .number("weight", weight, 0..=u16::MAX)
+                    .map(Weight::new),
+                None => Some(Weight::DEFAULT),
+            };
+            let forward = match (&self.forward, self.gue_port) {
+                (None, None) => Some(forward),
+                (own, port) => forward_of(check, own.as_deref().unwrap_or(forward.as_str()), port),
+            };
+            let mac = match &self.mac {
+                Some(mac) => check.parse::<Mac>("mac", mac).map(Some),
+                None => Some(None),
+            };
+            Some((
+                name?,
+                Backend {
+                    address: address?,
+                    weight: weight?,
+                    draining: self.draining.unwrap_or(false),
+                    forward: forward?,
+                    interface: self.interface.clone(),
+                    mac: mac?,
+                },
+            ))
+        })
+    }
+
+    /// Checks it against its service and the other backends.
+    pub(super) fn check_in(&self, check: &mut Checker, service: &Service, backend: &Backend) {
+        if backend.forward == Forward::L2
+            && backend.address.is_ipv4() != service.vip.address.is_ipv4()
+        {
+            check.error(
+                "address",
+                format!(
+                    "{} and the service's {} are of different families, which \"l2\" can't bridge: allowed is the same family, or forward \"ipip\" or \"gue\"",
+                    backend.address, service.vip.address
+                ),
+            );
+        }
+        let twin = service.backends.iter().find(|(name, other)| {
+            name.as_str() != self.name
+                && (other.address, other.forward, &other.interface, other.mac)
+                    == (
+                        backend.address,
+                        backend.forward,
+                        &backend.interface,
+                        backend.mac,
+                    )
+        });
+        if let Some((twin, _)) = twin {
+            check.error(
+                "address",
+                format!(
+                    "{} is the address of backend \"{twin}\" already",
+                    backend.address
+                ),
+            );
+        }
+    }
+}
+
+/// Reads how packets are forwarded.
+pub(super) fn forward_of(
+    check: &mut Checker,
+    text: &str,
+    gue_port: Option<i64>,
+) -> Option<Forward> {
+    let words = [
+        ("l2", Forward::L2),
+        ("ipip", Forward::Ipip),
+        ("gue", Forward::Gue(Forward::GUE_PORT)),
+    ];
+    let forward = check.word("forward", text, &words)?;
+    match (forward, gue_port) {
+        (forward, None) => Some(forward),
+        (Forward::Gue(_), Some(port)) => check.port("gue_port", port).map(Forward::Gue),
+        (Forward::L2 | Forward::Ipip, Some(port)) => {
+            check.error(
+                "gue_port",
+                format!("{port} is only allowed with forward \"gue\""),
+            );
+            None
+        }
+    }
+}
+
+impl BackendSpec {
+    /// Writes a backend of a service that forwards by `forward`.
+    pub fn from_model(name: &Name, backend: &Backend, forward: Forward) -> Self {
+        let own = (backend.forward != forward).then_some(backend.forward);
+        Self {
+            name: name.to_string(),
+            address: backend.address.to_string(),
+            weight: Some(backend.weight.get().into()),
+            draining: backend.draining.then_some(true),
+            forward: own.map(|forward| forward.as_str().to_owned()),
+            gue_port: own.and_then(gue_port_of),
+            interface: backend.interface.clone(),
+            mac: backend.mac.map(|mac| mac.to_string()),
+        }
+    }
+}
+
+/// Returns the port if it is worth writing.
+pub(super) fn gue_port_of(forward: Forward) -> Option<i64> {
+    match forward {
+        Forward::Gue(port) => Some(port.get().into()),
+        Forward::L2 | Forward::Ipip => None,
+    }
+}

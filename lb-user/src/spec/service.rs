@@ -1,0 +1,203 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::NumberOrText;
+use super::backend::{BackendSpec, forward_of, gue_port_of};
+use super::check::{Checker, SpecError};
+use super::duration::show_duration;
+use super::health::HealthSpec;
+use crate::model::{Forward, L4Protocol, Name, Service, ServicePort, Vip};
+
+/// A service: a virtual address, port and protocol, and who serves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Its name.
+    pub name: String,
+    /// The virtual address.
+    pub address: String,
+    /// The port, 1 to 65,535, or `"any"`.
+    pub port: NumberOrText,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// `l2`, `ipip` or `gue`; default `l2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<String>,
+    /// GUE's destination port; default 6080.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gue_port: Option<i64>,
+    /// How long a flow may be silent and still be known, 1s to 24h; default `15m` for TCP, `30s`
+    /// for UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+    /// How its backends are probed; without it they count as up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
+    /// The backends. In the configuration file: `[[service.backend]]`.
+    #[serde(default, alias = "backend")]
+    pub backends: Vec<BackendSpec>,
+}
+
+impl ServiceSpec {
+    /// Checks it, and returns everything that is wrong.
+    pub fn to_model(&self) -> Result<Service, Vec<SpecError>> {
+        let mut check = Checker::new(format!("service \"{}\"", self.name));
+        let service = self.check(&mut check);
+        check.finish(service)
+    }
+
+    fn check(&self, check: &mut Checker) -> Option<Service> {
+        let name = check.parse("name", &self.name);
+        let address = check.address("address", &self.address);
+        if let Some(address) = address {
+            check_vip(check, address);
+        }
+        let port = self.check_port(check);
+        let protocols = [L4Protocol::Tcp, L4Protocol::Udp].map(|p| (p.as_str(), p));
+        let protocol = check.word("protocol", &self.protocol, &protocols);
+        let forward = forward_of(
+            check,
+            self.forward.as_deref().unwrap_or("l2"),
+            self.gue_port,
+        );
+        let default = default_idle(protocol.unwrap_or(L4Protocol::Tcp));
+        let second = Duration::from_secs(1);
+        let idle_timeout = check.duration(
+            "idle_timeout",
+            self.idle_timeout.as_deref(),
+            default,
+            second..=24 * 3600 * second,
+        );
+        let health = match (&self.health, port) {
+            (Some(health), port) => health
+                .check(check, port.unwrap_or(ServicePort::Any))
+                .map(Some),
+            (None, _) => Some(None),
+        };
+        let backends: Vec<_> = self
+            .backends
+            .iter()
+            .map(|backend| backend.check(check, forward.unwrap_or(Forward::L2)))
+            .collect();
+        let mut service = Service {
+            name: name?,
+            vip: Vip {
+                address: address?,
+                port: port?,
+                protocol: protocol?,
+            },
+            forward: forward?,
+            idle_timeout: idle_timeout?,
+            health: health?,
+            backends: BTreeMap::new(),
+        };
+        for (spec, backend) in self.backends.iter().zip(backends) {
+            let (name, backend) = backend?;
+            check.within(&format!("backend \"{name}\""), |check| {
+                if service.backends.contains_key(&name) {
+                    check.error(
+                        "name",
+                        format!("\"{name}\" is another backend's name already"),
+                    );
+                }
+                spec.check_in(check, &service, &backend);
+            });
+            service.backends.insert(name, backend);
+        }
+        Some(service)
+    }
+
+    fn check_port(&self, check: &mut Checker) -> Option<ServicePort> {
+        match &self.port {
+            NumberOrText::Text(text) if text == "any" => Some(ServicePort::Any),
+            NumberOrText::Number(port) => check.port("port", *port).map(ServicePort::Exact),
+            NumberOrText::Text(text) => {
+                check.error(
+                    "port",
+                    format!("\"{text}\" is not a port: allowed is 1 to 65535, or \"any\""),
+                );
+                None
+            }
+        }
+    }
+}
+
+fn default_idle(protocol: L4Protocol) -> Duration {
+    match protocol {
+        L4Protocol::Tcp => Duration::from_secs(15 * 60),
+        L4Protocol::Udp => Duration::from_secs(30),
+    }
+}
+
+fn check_vip(check: &mut Checker, address: IpAddr) {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    let what = if address.is_unspecified() {
+        "the unspecified address"
+    } else if address.is_multicast() {
+        "a multicast address"
+    } else if address.is_loopback() {
+        "a loopback address"
+    } else if broadcast {
+        "the broadcast address"
+    } else {
+        return;
+    };
+    check.error(
+        "address",
+        format!("{address} is {what}: allowed is a unicast address"),
+    );
+}
+
+/// Returns what two services have both and only one may have: a name, or address, port and
+/// protocol. The later one is at fault.
+pub fn clashes<'a>(services: impl IntoIterator<Item = &'a Service>) -> Vec<(Name, SpecError)> {
+    let mut names = BTreeMap::new();
+    let mut vips: BTreeMap<Vip, &Name> = BTreeMap::new();
+    let mut errors = Vec::new();
+    for service in services {
+        let path = format!("service \"{}\"", service.name);
+        let mut error = |field: &str, message: String| {
+            let path = format!("{path}, {field}");
+            errors.push((service.name.clone(), SpecError { path, message }));
+        };
+        if names.insert(&service.name, ()).is_some() {
+            error(
+                "name",
+                format!("\"{}\" is another service's name already", service.name),
+            );
+        } else if let Some(other) = vips.insert(service.vip, &service.name) {
+            error(
+                "address",
+                format!("{} is served by service \"{other}\" already", service.vip),
+            );
+        }
+    }
+    errors
+}
+
+impl From<&Service> for ServiceSpec {
+    fn from(service: &Service) -> Self {
+        Self {
+            name: service.name.to_string(),
+            address: service.vip.address.to_string(),
+            port: match service.vip.port {
+                ServicePort::Any => NumberOrText::Text("any".to_owned()),
+                ServicePort::Exact(port) => NumberOrText::Number(port.get().into()),
+            },
+            protocol: service.vip.protocol.as_str().to_owned(),
+            forward: Some(service.forward.as_str().to_owned()),
+            gue_port: gue_port_of(service.forward),
+            idle_timeout: Some(show_duration(service.idle_timeout)),
+            health: service.health.as_ref().map(HealthSpec::from),
+            backends: service
+                .backends
+                .iter()
+                .map(|(name, backend)| BackendSpec::from_model(name, backend, service.forward))
+                .collect(),
+        }
+    }
+}
