@@ -1,0 +1,136 @@
+use std::fmt::{self, Debug};
+
+use crate::model::{Backend, Desired, Service};
+use crate::spec::{BackendSpec, ServiceSpec, show_duration};
+
+/// One change from one declaration to another, in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference(String);
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Returns what changes from `old` to `new`.
+pub fn diff(old: &Desired, new: &Desired) -> Vec<Difference> {
+    let mut lines = Vec::new();
+    if old.limits != new.limits {
+        lines.push(
+            "limits change: they are fixed while the maps live, see `weir detach --all`".to_owned(),
+        );
+    }
+    if old.encap_source != new.encap_source {
+        lines.push("encap: the source of outer headers changes".to_owned());
+    }
+    for name in old.interfaces.keys() {
+        if !new.interfaces.contains_key(name) {
+            lines.push(format!("interface \"{name}\" removed"));
+        }
+    }
+    for (name, interface) in &new.interfaces {
+        match old.interfaces.get(name) {
+            None => lines.push(format!(
+                "interface \"{name}\" added, mode {}",
+                interface.mode.as_str()
+            )),
+            Some(before) if before != interface => lines.push(format!(
+                "interface \"{name}\": mode {} -> {}",
+                before.mode.as_str(),
+                interface.mode.as_str()
+            )),
+            Some(_) => {}
+        }
+    }
+    for (name, service) in &old.services {
+        if !new.services.contains_key(name) {
+            lines.push(format!("service \"{name}\" {} removed", service.vip));
+        }
+    }
+    for (name, service) in &new.services {
+        match old.services.get(name) {
+            None => lines.push(format!(
+                "service \"{name}\" {} added, {} backends",
+                service.vip,
+                service.backends.len()
+            )),
+            Some(before) => services(before, service, &mut lines),
+        }
+    }
+    lines.into_iter().map(Difference).collect()
+}
+
+fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {
+    let path = format!("service \"{}\"", new.name);
+    let mut field = |field: &str, old: String, new: String| {
+        if old != new {
+            lines.push(format!("{path}, {field}: {old} -> {new}"));
+        }
+    };
+    let shown = (ServiceSpec::from(old), ServiceSpec::from(new));
+    field("address", old.vip.to_string(), new.vip.to_string());
+    field("forward", show(&old.forward), show(&new.forward));
+    field(
+        "idle_timeout",
+        show_duration(old.idle_timeout),
+        show_duration(new.idle_timeout),
+    );
+    let health = |spec: &ServiceSpec| {
+        let health = spec
+            .health
+            .as_ref()
+            .and_then(|health| serde_json::to_string(health).ok());
+        health.unwrap_or_else(|| "none".to_owned())
+    };
+    field("health", health(&shown.0), health(&shown.1));
+    for name in old.backends.keys() {
+        if !new.backends.contains_key(name) {
+            lines.push(format!("{path}, backend \"{name}\" removed"));
+        }
+    }
+    for (name, backend) in &new.backends {
+        match old.backends.get(name) {
+            None => lines.push(format!(
+                "{path}, backend \"{name}\" {} added, weight {}",
+                backend.address,
+                backend.weight.get()
+            )),
+            Some(before) => {
+                let path = format!("{path}, backend \"{name}\"");
+                let spec = BackendSpec::from_model(name, backend, new.forward);
+                backends(&path, before, backend, &spec, lines);
+            }
+        }
+    }
+}
+
+fn backends(path: &str, old: &Backend, new: &Backend, spec: &BackendSpec, lines: &mut Vec<String>) {
+    let mut field = |field: &str, old: String, new: String| {
+        if old != new {
+            lines.push(format!("{path}, {field}: {old} -> {new}"));
+        }
+    };
+    field("address", old.address.to_string(), spec.address.clone());
+    field(
+        "weight",
+        old.weight.get().to_string(),
+        new.weight.get().to_string(),
+    );
+    field(
+        "draining",
+        old.draining.to_string(),
+        new.draining.to_string(),
+    );
+    field("forward", show(&old.forward), show(&new.forward));
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "by route".to_owned());
+    field("interface", text(&old.interface), text(&new.interface));
+    let mac = |mac: Option<crate::model::Mac>| {
+        mac.map_or_else(|| "by neighbour".to_owned(), |mac| mac.to_string())
+    };
+    field("mac", mac(old.mac), mac(new.mac));
+}
+
+fn show(value: &impl Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
