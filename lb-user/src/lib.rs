@@ -7,4 +7,5 @@ pub mod model;
 pub mod plan;
 pub mod ring;
 pub mod spec;
+pub mod state;
 pub mod template;

@@ -1,0 +1,17 @@
+//! The state directory: what must survive the daemon and isn't in the kernel.
+//!
+//! - `overrides.json`: the operator's own changes, made through the API over the file.
+//! - `slots.json`: which service and backend has which place in the kernel's maps.
+//! - `secret`: the key of the flow hash. Balancers that share a VIP share it.
+//! - `lock`: held by the daemon that uses the directory.
+
+mod directory;
+mod overrides;
+mod slots;
+
+#[cfg(test)]
+mod tests;
+
+pub use directory::{Directory, StateError};
+pub use overrides::{BackendOverride, NotThere, Overrides, ServiceOverride};
+pub use slots::{NoSlot, Slots};
