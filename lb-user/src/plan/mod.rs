@@ -9,7 +9,6 @@ mod backend;
 mod installed;
 mod service;
 
-#[cfg(test)]
 pub use backend::{BackendState, Eligibility, eligibility};
 pub use installed::{InstalledBackend, InstalledService, Segment};
 pub use service::{Input, ServicePlan, Step, identity, service};

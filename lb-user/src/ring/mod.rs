@@ -119,6 +119,11 @@ impl Ring {
         rows.any(|row| row.owner() == slot || row.untracked() == slot)
     }
 
+    /// Returns whether no row that asks the flow table changed after `since`.
+    pub fn unchanged_since(&self, since: Instant) -> bool {
+        self.pending.values().all(|changed| *changed <= since)
+    }
+
     /// Returns how many rows have moved and not settled yet.
     pub fn unsettled(&self) -> usize {
         let pending = self.pending.keys().filter_map(|index| self.row(*index));

@@ -1,0 +1,85 @@
+use std::fmt;
+
+use lb_common::backend::Head;
+use lb_common::service::VIP_FILTER_LEN;
+
+use super::reconcile::filter_entry;
+use super::{Engine, EngineError};
+use crate::dataplane::Dataplane;
+
+/// One map entry that is not what the daemon put there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discrepancy(String);
+
+impl fmt::Display for Discrepancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl<D: Dataplane> Engine<D> {
+    /// Compares the maps with what the daemon put there, entry by entry. Returns what differs, and
+    /// how many entries were compared.
+    pub fn audit(&self) -> Result<(Vec<Discrepancy>, usize), EngineError> {
+        let mut differences = Vec::new();
+        let mut compared = 0;
+        let mut compare = |same: bool, text: &dyn Fn() -> String| {
+            compared += 1;
+            if !same {
+                differences.push(Discrepancy(text()));
+            }
+        };
+        let services = self.dataplane.services()?;
+        for (vip, found) in &services {
+            let expected = self.installed.values().find(|service| service.vip == *vip);
+            let same = expected.is_some_and(|service| service.value() == *found);
+            compare(same, &|| match expected {
+                Some(service) => format!(
+                    "service {vip}: found {found:?}, expected {:?}",
+                    service.value()
+                ),
+                None => format!("service {vip}: found, but not declared"),
+            });
+        }
+        for (name, service) in &self.installed {
+            if !services.iter().any(|(vip, _)| *vip == service.vip) {
+                compare(false, &|| {
+                    format!("service \"{name}\" {}: missing", service.vip)
+                });
+            }
+            for (index, row) in (service.segment.base..).zip(service.ring.rows()) {
+                let found = self.dataplane.row(index)?;
+                compare(found == *row, &|| {
+                    format!("service \"{name}\", row {index}: found {found:?}, expected {row:?}")
+                });
+            }
+            for (backend, installed) in &service.backends {
+                let found = self.dataplane.backend(installed.slot)?;
+                let head = Head::from_bits(found.head);
+                let path = || format!("service \"{name}\", backend \"{backend}\"");
+                compare(head == installed.head, &|| {
+                    format!("{}: found {head:?}, expected {:?}", path(), installed.head)
+                });
+                let template = found.templates.get(usize::from(installed.head.side()));
+                // A backend that was never reached has whatever its slot held before.
+                let same = !installed.head.alive() || template == Some(&installed.template);
+                compare(same, &|| {
+                    format!("{}: the template in force is another", path())
+                });
+            }
+        }
+        for index in 0..VIP_FILTER_LEN {
+            let found = self.dataplane.vip_filter(index)?;
+            let vips = self
+                .installed
+                .values()
+                .map(|service| filter_entry(&service.vip));
+            let here = vips.filter(|(at, _)| *at == index);
+            let expected = here.fold(0, |kinds, (_, kind)| kinds | kind);
+            compare(found == expected, &|| {
+                format!("VIP filter entry {index}: found {found}, expected {expected}")
+            });
+        }
+        Ok((differences, compared))
+    }
+}

@@ -1,0 +1,258 @@
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Engine, FIRST_HOPS};
+use crate::dataplane::Dataplane;
+use crate::model::{BackendId, Desired, HealthState, Limits, Name, Seen};
+use crate::plan::{BackendState, Segment, eligibility, identity};
+use crate::ring::{MIN_ROWS, Member, Segments, rows_for};
+use crate::state::{NoSlot, Slots};
+
+/// Why a declaration can't be carried out. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Sizes of maps are fixed.
+    #[error(
+        "limits: they can't change while the maps live; to change them, stop weir and run `weir detach --all` (traffic then passes to the host until `weir run`)"
+    )]
+    Limits,
+    /// A map is full.
+    #[error("service \"{service}\": {source}")]
+    Slots {
+        /// The service.
+        service: Name,
+        /// Which map.
+        #[source]
+        source: NoSlot,
+    },
+    /// The service maps have room for so many of each family.
+    #[error("limits.services: {wanted} services of one address family, allowed are {limit}")]
+    Services {
+        /// How many are declared.
+        wanted: usize,
+        /// How many fit.
+        limit: u32,
+    },
+    /// The ring map is full.
+    #[error(
+        "service \"{service}\": no room for a ring of {rows} rows: limits.rows is {limit}, the longest free part has {largest}"
+    )]
+    Rows {
+        /// The service.
+        service: Name,
+        /// How many rows it needs at the very least.
+        rows: u32,
+        /// How many there are.
+        limit: u32,
+        /// How many are free in one piece.
+        largest: u32,
+    },
+}
+
+/// A declaration that fits, with everything allocated for it. Not in force yet.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    desired: Desired,
+    slots: Slots,
+    segments: Segments,
+}
+
+impl Prepared {
+    /// Returns the places in the maps, to be stored before they are used.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+}
+
+/// What a declaration would do to a service's ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceDiff {
+    /// The service.
+    pub service: Name,
+    /// Rows that would change their owner: new flows of these go elsewhere.
+    pub moved: usize,
+    /// Rows of the ring.
+    pub rows: usize,
+}
+
+impl<D: Dataplane> Engine<D> {
+    /// Checks whether a declaration fits into the maps. Changes nothing.
+    pub fn prepare(&self, desired: Desired) -> Result<Prepared, Refused> {
+        let limits = desired.limits;
+        if limits != self.desired.limits {
+            return Err(Refused::Limits);
+        }
+        let services = desired.services.values();
+        let v4 = services
+            .filter(|service| service.vip.address.is_ipv4())
+            .count();
+        let wanted = v4.max(desired.services.len() - v4);
+        if wanted > limits.services as usize {
+            return Err(Refused::Services {
+                wanted,
+                limit: limits.services,
+            });
+        }
+        let mut slots = self.slots.clone();
+        let mut segments = self.segments.clone();
+        for (name, service) in &desired.services {
+            let refused = |source| Refused::Slots {
+                service: name.clone(),
+                source,
+            };
+            let wanted = rows_for(service.backends.len());
+            match slots.service(name) {
+                None => {
+                    let segment = first_segment(&mut segments, name, wanted, &limits)?;
+                    slots
+                        .add_service(name, segment, limits.services.saturating_mul(2))
+                        .map_err(refused)?;
+                }
+                // A ring that can't grow still serves; its weights are coarser.
+                Some((_, segment)) if segment.len < wanted => {
+                    if let Some(base) = segments.alloc(wanted) {
+                        slots.set_segment(name, Segment { base, len: wanted });
+                    }
+                }
+                Some(_) => {}
+            }
+            slots
+                .add_backends(name, service.backends.keys(), limits.backends)
+                .map_err(refused)?;
+        }
+        Ok(Prepared {
+            desired,
+            slots,
+            segments,
+        })
+    }
+
+    /// Puts a prepared declaration in force. The next [`Self::reconcile`] carries it out.
+    pub fn commit(&mut self, prepared: Prepared, now: Instant) {
+        let before = std::mem::replace(&mut self.desired, prepared.desired);
+        self.slots = prepared.slots;
+        self.segments = prepared.segments;
+        let all = before.encap_source != self.desired.encap_source;
+        for (name, service) in &self.desired.services {
+            if all || before.services.get(name) != Some(service) {
+                self.dirty.insert(name.clone());
+            }
+            self.retired.remove(name);
+            if !self.installed.contains_key(name) {
+                self.waiting.entry(name.clone()).or_insert(now + FIRST_HOPS);
+            }
+        }
+        for (name, service) in before.services {
+            match self.desired.services.get(&name) {
+                None => {
+                    self.dirty.insert(name.clone());
+                    self.waiting.remove(&name);
+                }
+                Some(now_declared) => {
+                    for (backend, declaration) in service.backends {
+                        if now_declared.backends.contains_key(&backend) {
+                            continue;
+                        }
+                        let id = BackendId {
+                            service: name.clone(),
+                            backend,
+                        };
+                        self.leaving.insert(id, declaration);
+                    }
+                }
+            }
+        }
+        let desired = &self.desired;
+        self.leaving.retain(|id, _| {
+            desired
+                .services
+                .get(&id.service)
+                .is_some_and(|service| !service.backends.contains_key(&id.backend))
+        });
+    }
+
+    /// Gives up a backend on the operator's word: its flows are lost.
+    pub fn give_up(&mut self, id: &BackendId, now: Instant) {
+        let seen = Seen {
+            value: HealthState::Dead,
+            at: now,
+        };
+        self.observed.health.insert(id.clone(), seen);
+        self.dirty.insert(id.service.clone());
+    }
+
+    /// Says what a declaration would move, if all its backends that are not there yet can be
+    /// reached.
+    pub fn diff(&self, desired: &Desired) -> Vec<ServiceDiff> {
+        let services = desired.services.values();
+        services
+            .filter_map(|service| {
+                let installed = self.installed.get(&service.name)?;
+                let mut next = (1..=u32::from(u16::MAX)).filter_map(|unused| {
+                    // Slots of backends that are not there yet: any that nobody has.
+                    lb_common::backend::BackendSlot::new((1 << 23) + unused)
+                });
+                let members: Vec<Member> = service
+                    .backends
+                    .iter()
+                    .filter_map(|(name, backend)| {
+                        let id = BackendId {
+                            service: service.name.clone(),
+                            backend: name.clone(),
+                        };
+                        let vip = service.vip.address;
+                        let known = installed.backends.get(name);
+                        let takes = match known {
+                            Some(_) => {
+                                let encap = &desired.encap_source;
+                                let eligible =
+                                    eligibility(&id, vip, backend, encap, &self.observed);
+                                eligible.state == BackendState::Up
+                            }
+                            None => !backend.draining,
+                        };
+                        Some(Member {
+                            slot: known.map_or_else(|| next.next(), |known| Some(known.slot))?,
+                            weight: u32::from(backend.weight.get()) * u32::from(takes),
+                            identity: identity(&service.name, name),
+                        })
+                    })
+                    .collect();
+                Some(ServiceDiff {
+                    service: service.name.clone(),
+                    moved: installed.ring.moves_for(&members),
+                    rows: installed.ring.rows().len(),
+                })
+            })
+            .collect()
+    }
+
+    /// Returns the observed health by backend.
+    pub fn health(&self) -> &BTreeMap<BackendId, Seen<HealthState>> {
+        &self.observed.health
+    }
+}
+
+/// A new service takes a shorter ring than it should have where the map is nearly full.
+fn first_segment(
+    segments: &mut Segments,
+    service: &Name,
+    wanted: u32,
+    limits: &Limits,
+) -> Result<Segment, Refused> {
+    let mut len = wanted.min(limits.rows);
+    loop {
+        if let Some(base) = segments.alloc(len) {
+            return Ok(Segment { base, len });
+        }
+        if len <= MIN_ROWS {
+            return Err(Refused::Rows {
+                service: service.clone(),
+                rows: MIN_ROWS,
+                limit: limits.rows,
+                largest: segments.largest(),
+            });
+        }
+        len /= 2;
+    }
+}

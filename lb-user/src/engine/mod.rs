@@ -1,0 +1,220 @@
+//! The engine: holds the three states and carries plans out on a data plane.
+//!
+//! It does no I/O besides the [`Dataplane`] and the store for [`Slots`], and takes the time as an
+//! argument, so the whole control loop runs in tests on [`crate::dataplane::Memory`].
+
+mod adopt;
+mod audit;
+mod declare;
+mod reconcile;
+mod status;
+mod sweep;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use lb_common::backend::BackendSlot;
+
+pub use audit::Discrepancy;
+pub use declare::{Prepared, Refused, ServiceDiff};
+pub use status::{BackendStatus, ServiceStatus};
+
+use crate::dataplane::{Dataplane, MapError};
+use crate::model::{Backend, BackendId, Desired, HealthState, Name, NextHop, Observed, Seen};
+use crate::plan::{BackendState, InstalledService, Segment};
+use crate::ring::Segments;
+use crate::state::{Slots, StateError};
+
+/// Where the engine keeps the places in the kernel's maps, before it uses them.
+pub type Store = Box<dyn FnMut(&Slots) -> Result<(), StateError>>;
+
+/// How long a new service waits for the next hops of its backends, so that its first ring is that
+/// of all of them.
+const FIRST_HOPS: Duration = Duration::from_secs(1);
+
+/// Why the data plane could not be brought to what is desired.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// What is known of the way to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// It is known.
+    Found(NextHop),
+    /// The kernel was asked, and has not answered yet.
+    Pending(String),
+    /// There is none, for this reason.
+    Failed(String),
+}
+
+/// The three states, and the data plane.
+pub struct Engine<D> {
+    dataplane: D,
+    store: Store,
+    desired: Desired,
+    observed: Observed,
+    /// Why backends have no next hop.
+    unresolved: BTreeMap<BackendId, Hop>,
+    installed: BTreeMap<Name, InstalledService>,
+    slots: Slots,
+    /// The slots as they were stored last.
+    stored: Option<Slots>,
+    segments: Segments,
+    /// Services that something changed for since they were planned last.
+    dirty: BTreeSet<Name>,
+    /// Services with work that waits for a time.
+    again: BTreeMap<Name, Instant>,
+    /// New services that wait for next hops, until then.
+    waiting: BTreeMap<Name, Instant>,
+    states: BTreeMap<BackendId, BackendState>,
+    /// Declarations of removed backends whose flows have not ended, so that their next hops are
+    /// still followed. Not kept over a restart: then the last template stays.
+    leaving: BTreeMap<BackendId, Backend>,
+    /// Removed services whose flow entries and slots a sweep still has to free.
+    retired: BTreeMap<Name, Instant>,
+    /// Segments of the ring map that packets may still read.
+    released: Vec<(Instant, Segment)>,
+    sweep: sweep::Schedule,
+    /// Flow table entries of each backend, as of the last sweep.
+    flows: BTreeMap<BackendSlot, u64>,
+    filter: BTreeMap<u32, u8>,
+    devices: BTreeSet<u32>,
+}
+
+impl<D: Dataplane> Engine<D> {
+    /// Returns an engine that knows what the maps hold already.
+    pub fn new(
+        dataplane: D,
+        slots: Slots,
+        limits: crate::model::Limits,
+        store: Store,
+        now: Instant,
+    ) -> Result<Self, EngineError> {
+        let mut engine = Self {
+            dataplane,
+            store,
+            desired: Desired {
+                limits,
+                ..Desired::default()
+            },
+            observed: Observed::default(),
+            unresolved: BTreeMap::new(),
+            installed: BTreeMap::new(),
+            slots,
+            stored: None,
+            segments: Segments::new(limits.rows),
+            dirty: BTreeSet::new(),
+            again: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            states: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            released: Vec::new(),
+            sweep: sweep::Schedule::default(),
+            flows: BTreeMap::new(),
+            filter: BTreeMap::new(),
+            devices: BTreeSet::new(),
+        };
+        engine.adopt(now)?;
+        Ok(engine)
+    }
+
+    /// Returns the data plane.
+    pub fn dataplane(&self) -> &D {
+        &self.dataplane
+    }
+
+    /// Returns the data plane, to attach and detach.
+    pub fn dataplane_mut(&mut self) -> &mut D {
+        &mut self.dataplane
+    }
+
+    /// Returns what the operator declared.
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// Returns what the maps hold for a service.
+    pub fn installed(&self, name: &Name) -> Option<&InstalledService> {
+        self.installed.get(name)
+    }
+
+    /// Returns every backend whose next hop is wanted: declared, or leaving.
+    pub fn reachable(&self) -> BTreeMap<BackendId, Backend> {
+        let mut backends = self.leaving.clone();
+        for service in self.desired.services.values() {
+            for (name, backend) in &service.backends {
+                let id = BackendId {
+                    service: service.name.clone(),
+                    backend: name.clone(),
+                };
+                backends.insert(id, backend.clone());
+            }
+        }
+        backends
+    }
+
+    /// Takes in what is known of the way to a backend.
+    pub fn observe_hop(&mut self, id: &BackendId, hop: Hop, now: Instant) {
+        match hop {
+            Hop::Found(value) => {
+                self.unresolved.remove(id);
+                self.observed
+                    .next_hops
+                    .insert(id.clone(), Seen { value, at: now });
+            }
+            missing @ (Hop::Pending(_) | Hop::Failed(_)) => {
+                self.observed.next_hops.remove(id);
+                self.unresolved.insert(id.clone(), missing);
+            }
+        }
+        self.dirty.insert(id.service.clone());
+    }
+
+    /// Takes in what health checks think of a backend.
+    pub fn observe_health(&mut self, id: &BackendId, value: HealthState, now: Instant) {
+        let seen = Seen { value, at: now };
+        let before = self.observed.health.insert(id.clone(), seen);
+        if before.map(|before| before.value) != Some(value) {
+            self.dirty.insert(id.service.clone());
+        }
+    }
+
+    /// Forgets what health checks thought of a backend that is not probed any more.
+    pub fn forget_health(&mut self, id: &BackendId) {
+        if self.observed.health.remove(id).is_some() {
+            self.dirty.insert(id.service.clone());
+        }
+    }
+
+    /// Stores the places in the maps, if they changed: always before they are used.
+    fn save_slots(&mut self) -> Result<(), StateError> {
+        if self.stored.as_ref() != Some(&self.slots) {
+            (self.store)(&self.slots)?;
+            self.stored = Some(self.slots.clone());
+        }
+        Ok(())
+    }
+
+    /// Returns when there is something to do though nothing new is seen.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let released = self.released.iter().map(|(at, _)| at);
+        self.again
+            .values()
+            .chain(self.waiting.values())
+            .chain(released)
+            .copied()
+            .chain(self.sweep.next())
+            .min()
+    }
+}

@@ -1,0 +1,298 @@
+//! Sweeps: walks over the flow tables that delete what has ended, settle rows, and free the
+//! places of removed backends and services. A walk goes a batch at a time, so that the daemon
+//! stays responsive with millions of entries; without tracked flows there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use lb_common::backend::{BackendSlot, Head, Template};
+use lb_common::flow::{FlowEntry, Table};
+use tracing::{debug, info};
+
+use super::{Engine, EngineError};
+use crate::dataplane::{Clock, Dataplane, FlowCursor, FlowKey, GRACE, Jiffies};
+use crate::model::{BackendId, Name};
+
+/// An entry's time may be this much older than its flow's last packet: the program writes it
+/// again only after a hundred ticks of the kernel's clock, which has at least 100 a second.
+const REFRESH: Duration = Duration::from_secs(1);
+/// A flow that sent nothing after its opening packets is forgotten this long after the last of
+/// them: by then the client has given up (RFC 9293 §3.8.3 asks for three minutes at least).
+const HALF_OPEN: Duration = Duration::from_secs(180);
+/// Pause between sweeps at the most, and at the least.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// A sweep is followed by a pause of this many times its length.
+const PAUSE_FACTOR: u32 = 20;
+
+/// When the next sweep begins, or how far the one under way has come.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    next: Option<Instant>,
+    running: Option<Sweep>,
+}
+
+/// A sweep under way.
+#[derive(Debug)]
+struct Sweep {
+    started: Instant,
+    clock: Clock,
+    cursor: FlowCursor,
+    /// Services by slot: name and number of rows when it began.
+    services: BTreeMap<u32, (Name, u32)>,
+    /// Rows with an entry of another backend than their owner.
+    busy: BTreeMap<Name, BTreeSet<u32>>,
+    flows: BTreeMap<BackendSlot, u64>,
+}
+
+impl Schedule {
+    /// Asks for a sweep within `pause`.
+    pub fn wanted(&mut self, now: Instant, pause: Duration) {
+        let at = now + pause;
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// Returns when there is something to do.
+    pub fn next(&self) -> Option<Instant> {
+        match &self.running {
+            // The next batch can be read at once.
+            Some(sweep) => Some(sweep.started),
+            None => self.next,
+        }
+    }
+}
+
+impl<D: Dataplane> Engine<D> {
+    /// Does the next piece of a sweep, if one is due.
+    pub fn sweep(&mut self, now: Instant) -> Result<(), EngineError> {
+        let mut sweep = match self.sweep.running.take() {
+            Some(sweep) => sweep,
+            None if self.sweep.next.is_some_and(|at| at <= now) => {
+                self.sweep.next = None;
+                self.begin(now)?
+            }
+            None => return Ok(()),
+        };
+        let mut ended = Vec::new();
+        let Self {
+            dataplane,
+            installed,
+            desired,
+            ..
+        } = self;
+        let more = dataplane.walk_flows(&mut sweep.cursor, &mut |table, key, entry| {
+            let service = sweep
+                .services
+                .get(&entry.service)
+                .and_then(|(name, rows)| Some((name, *rows, installed.get(name)?)));
+            let Some((name, rows, service)) = service else {
+                ended.push((table, key));
+                return;
+            };
+            let idle = desired
+                .services
+                .get(name)
+                .map_or(Duration::ZERO, |s| s.idle_timeout);
+            let backend = BackendSlot::from_stored(entry.backend);
+            let head = dataplane
+                .backend(backend)
+                .map_or(Head::default(), |backend| Head::from_bits(backend.head));
+            if has_ended(&entry, table, head, &sweep.clock, idle) {
+                ended.push((table, key));
+                return;
+            }
+            *sweep.flows.entry(backend).or_default() += 1;
+            let index = entry.hash & rows.saturating_sub(1);
+            if service
+                .ring
+                .row(index)
+                .is_some_and(|row| row.owner() != backend)
+            {
+                sweep.busy.entry(name.clone()).or_default().insert(index);
+            }
+        })?;
+        self.remove(&ended)?;
+        if more {
+            self.sweep.running = Some(sweep);
+            return Ok(());
+        }
+        self.end(sweep, now)
+    }
+
+    fn begin(&self, now: Instant) -> Result<Sweep, EngineError> {
+        let services = self
+            .installed
+            .iter()
+            .map(|(name, service)| (service.slot, (name.clone(), service.segment.len)));
+        Ok(Sweep {
+            started: now,
+            clock: self.dataplane.clock()?,
+            cursor: FlowCursor::default(),
+            services: services.collect(),
+            busy: BTreeMap::new(),
+            flows: BTreeMap::new(),
+        })
+    }
+
+    fn remove(&mut self, ended: &[(Table, FlowKey)]) -> Result<(), EngineError> {
+        for (table, key) in ended {
+            self.dataplane.remove_flow(*table, key)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, sweep: Sweep, now: Instant) -> Result<(), EngineError> {
+        let tracked: u64 = sweep.flows.values().sum();
+        for (name, rows) in sweep.services.values() {
+            let idle = self
+                .desired
+                .services
+                .get(name)
+                .map(|service| service.idle_timeout);
+            let Some(service) = self.installed.get_mut(name) else {
+                continue;
+            };
+            // A ring that grew meanwhile has other rows than the walk saw.
+            if service.segment.len != *rows || service.ring.lookups() == 0 {
+                continue;
+            }
+            let refused_at = self.dataplane.service_stats(service.slot)?.refused_at;
+            let refused = (refused_at != 0)
+                .then(|| now.checked_sub(sweep.clock.since(Jiffies(refused_at))))
+                .flatten();
+            let empty = BTreeSet::new();
+            let busy = sweep.busy.get(name).unwrap_or(&empty);
+            let since = sweep.started.checked_sub(GRACE).unwrap_or(sweep.started);
+            let mut changes = service.ring.finish(since, |index| busy.contains(&index));
+            if let Some(idle) = idle {
+                changes.extend(service.ring.settle(now, idle + REFRESH, refused));
+            }
+            for change in &changes {
+                self.dataplane
+                    .set_row(service.segment.base + change.index, change.row)?;
+            }
+            if !changes.is_empty() {
+                let left = service.ring.lookups();
+                debug!(service = %name, changed = changes.len(), left, "rows settled");
+            }
+        }
+        self.flows = sweep.flows;
+        self.free_backends(sweep.started)?;
+        self.free_services(sweep.started)?;
+        let rings = self.installed.values();
+        let pending = rings.map(|service| service.ring.lookups()).sum::<usize>() > 0;
+        if tracked > 0 || pending || !self.retired.is_empty() || self.any_leaving() {
+            let took = now.saturating_duration_since(sweep.started);
+            self.sweep
+                .wanted(now, self.interval().max(took * PAUSE_FACTOR));
+        }
+        Ok(())
+    }
+
+    fn any_leaving(&self) -> bool {
+        self.leavers().next().is_some()
+    }
+
+    /// Returns the installed backends that nobody declares.
+    fn leavers(&self) -> impl Iterator<Item = (BackendId, BackendSlot)> {
+        self.installed.iter().flat_map(|(name, service)| {
+            let declared = self.desired.services.get(name);
+            let gone = move |backend: &Name| {
+                declared.is_none_or(|service| !service.backends.contains_key(backend))
+            };
+            service
+                .backends
+                .iter()
+                .filter(move |(backend, _)| gone(backend))
+                .map(|(backend, installed)| {
+                    let id = BackendId {
+                        service: name.clone(),
+                        backend: backend.clone(),
+                    };
+                    (id, installed.slot)
+                })
+        })
+    }
+
+    /// Frees the places of removed backends that no row and no entry names.
+    fn free_backends(&mut self, started: Instant) -> Result<(), EngineError> {
+        let leavers: Vec<_> = self.leavers().collect();
+        for (id, slot) in leavers {
+            let Some(service) = self.installed.get_mut(&id.service) else {
+                continue;
+            };
+            let quiet = service
+                .ring
+                .unchanged_since(started.checked_sub(GRACE).unwrap_or(started));
+            if self.flows.contains_key(&slot) || service.ring.names(slot) || !quiet {
+                continue;
+            }
+            service.backends.remove(&id.backend);
+            self.clear(slot)?;
+            self.leaving.remove(&id);
+            self.states.remove(&id);
+            self.unresolved.remove(&id);
+            self.observed.next_hops.remove(&id);
+            self.observed.health.remove(&id);
+            self.slots.remove_backend(&id);
+            self.save_slots()?;
+            info!(service = %id.service, backend = %id.backend, "backend is gone: its flows have ended");
+        }
+        Ok(())
+    }
+
+    /// Frees the places of removed services: this sweep deleted their entries.
+    fn free_services(&mut self, started: Instant) -> Result<(), EngineError> {
+        let done: Vec<Name> = self
+            .retired
+            .iter()
+            .filter(|(_, at)| **at + GRACE <= started)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in done {
+            self.retired.remove(&name);
+            let backends: Vec<_> = self.slots.backends(&name).collect();
+            for (_, slot) in backends {
+                self.clear(slot)?;
+            }
+            if let Some((_, segment)) = self.slots.service(&name) {
+                self.segments.free(segment.base, segment.len);
+            }
+            self.slots.remove_service(&name);
+            self.save_slots()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a backend's place fit for another: no packet can reach it any more.
+    pub(super) fn clear(&mut self, slot: BackendSlot) -> Result<(), EngineError> {
+        let head = Head::from_bits(self.dataplane.backend(slot)?.head);
+        let generation = head.generation().wrapping_add(1);
+        let dead = Head::new(head.side(), false, false, generation);
+        self.dataplane.set_head(slot, dead)?;
+        self.dataplane
+            .set_template(slot, head.side() ^ 1, &Template::UNREACHABLE)?;
+        self.dataplane.clear_backend_stats(slot)?;
+        Ok(())
+    }
+
+    /// Returns the pause between sweeps: a quarter of the shortest idle time-out.
+    pub(super) fn interval(&self) -> Duration {
+        let services = self.desired.services.values();
+        let shortest = services.map(|service| service.idle_timeout).min();
+        (shortest.unwrap_or(PAUSE.1) / 4).clamp(PAUSE.0, PAUSE.1)
+    }
+}
+
+/// Returns whether an entry's flow has ended, or lost its backend.
+fn has_ended(
+    entry: &FlowEntry,
+    table: Table,
+    backend: Head,
+    clock: &Clock,
+    idle: Duration,
+) -> bool {
+    let lives = backend.alive() && backend.generation() == entry.generation;
+    let opening = table == Table::HalfOpen && entry.flags & FlowEntry::CONFIRMED == 0;
+    let limit = if opening { idle.min(HALF_OPEN) } else { idle };
+    !lives || clock.age_of(entry.last) > limit + REFRESH
+}
