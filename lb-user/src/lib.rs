@@ -4,7 +4,9 @@
 pub mod config;
 pub mod dataplane;
 pub mod engine;
+pub mod health;
 pub mod model;
+pub mod netlink;
 pub mod plan;
 pub mod ring;
 pub mod spec;
