@@ -1,6 +1,7 @@
 //! Weir's control plane: a library, and the one binary `weir`.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod api;
 pub mod config;
 pub mod dataplane;
 pub mod engine;

@@ -169,7 +169,9 @@ async fn echo(address: IpAddr) -> Result<(), ProbeError> {
     let raw = socket(family, SockType::Raw, flags, protocol).map_err(io::Error::from)?;
     let to = nix::sys::socket::SockaddrStorage::from(SocketAddr::new(address, 0));
     nix::sys::socket::connect(raw.as_raw_fd(), &to).map_err(io::Error::from)?;
-    let socket = AsyncFd::register(raw)?;
+    // SAFETY: the owned descriptor stays open, and the same, as long as `AsyncFd` has it.
+    let registered = unsafe { AsyncFd::register(raw) };
+    let socket = registered.map_err(|error| error.into_parts().1)?;
 
     let mut token = [0; 12];
     getrandom::fill(&mut token).map_err(io::Error::other)?;
