@@ -1,3 +1,7 @@
-//! The binary `weir`.
+//! `weir`: a layer-4 load balancer for virtual machines.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lb_user::cli::main()
+}

@@ -37,7 +37,7 @@ pub enum Command {
     /// Read the configuration file again.
     Reload,
     /// Add a service.
-    AddService(ServiceSpec),
+    AddService(Box<ServiceSpec>),
     /// Remove a service.
     RemoveService(Name),
     /// Add a backend.

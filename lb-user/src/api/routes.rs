@@ -222,7 +222,7 @@ async fn add_service(
     State(daemon): Daemon,
     Body(spec): Body<ServiceSpec>,
 ) -> Result<Response, Error> {
-    ask(&daemon, Command::AddService(spec)).await
+    ask(&daemon, Command::AddService(Box::new(spec))).await
 }
 
 #[utoipa::path(

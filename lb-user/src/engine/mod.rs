@@ -149,6 +149,18 @@ impl<D: Dataplane> Engine<D> {
         self.installed.get(name)
     }
 
+    /// Returns the service with a place in the statistics.
+    pub fn service_in(&self, slot: u32) -> Option<(&Name, &InstalledService)> {
+        let mut services = self.installed.iter();
+        services.find(|(_, service)| service.slot == slot)
+    }
+
+    /// Returns the name of the backend in a slot.
+    pub fn backend_in(&self, slot: BackendSlot) -> Option<&Name> {
+        let mut services = self.installed.values();
+        services.find_map(|service| service.backend_in(slot))
+    }
+
     /// Returns every backend whose next hop is wanted: declared, or leaving.
     pub fn reachable(&self) -> BTreeMap<BackendId, Backend> {
         let mut backends = self.leaving.clone();

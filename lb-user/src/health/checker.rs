@@ -67,10 +67,16 @@ impl Checker {
     }
 
     /// Sets whom to probe. Those that are probed alike already keep their state; the others begin
-    /// as unknown.
-    pub fn set_targets(&mut self, targets: BTreeMap<BackendId, Target>) {
-        self.targets
-            .retain(|id, running| targets.get(id) == Some(&running.target));
+    /// as unknown. Returns whose state is not known any more.
+    pub fn set_targets(&mut self, targets: BTreeMap<BackendId, Target>) -> Vec<BackendId> {
+        let mut ended = Vec::new();
+        self.targets.retain(|id, running| {
+            let same = targets.get(id) == Some(&running.target);
+            if !same {
+                ended.push(id.clone());
+            }
+            same
+        });
         for (id, target) in targets {
             if self.targets.contains_key(&id) {
                 continue;
@@ -93,6 +99,7 @@ impl Checker {
                 },
             );
         }
+        ended
     }
 
     /// Returns whether a backend is probed.

@@ -249,7 +249,7 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
     let mut checker = Checker::new(sender);
     let none = "127.0.0.9".parse().unwrap();
     let both = BTreeMap::from([(id("a"), target(HOST)), (id("b"), target(none))]);
-    checker.set_targets(both.clone());
+    assert_eq!(checker.set_targets(both.clone()), []);
     let mut first = [reports.recv().await.unwrap(), reports.recv().await.unwrap()];
     first.sort_by_key(|report| report.id.backend.clone());
     assert_eq!((&first[0].id, first[0].state), (&id("a"), HealthState::Up));
@@ -259,7 +259,7 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
     );
     assert!(first[1].why.as_deref().unwrap().contains("refused"));
 
-    checker.set_targets(both);
+    assert_eq!(checker.set_targets(both), []);
     checker.proof_of_death(&id("a"));
     let next = reports.recv().await.unwrap();
     assert_eq!(
@@ -273,7 +273,7 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
         (id("a"), HealthState::Up),
         "it still answers"
     );
-    checker.set_targets(BTreeMap::new());
+    assert_eq!(checker.set_targets(BTreeMap::new()), [id("a"), id("b")]);
     assert!(!checker.probes(&id("a")));
     drop(checker);
     assert_eq!(reports.recv().await, None, "all tasks have ended");

@@ -91,7 +91,6 @@ impl Resolver {
             routes: BTreeMap::new(),
             sent: BTreeMap::new(),
         };
-        follower.send_links(&BTreeMap::new()).await;
         tokio::spawn(follower.run(watched, messages));
         Ok(Self { targets })
     }
@@ -150,6 +149,7 @@ impl Follower {
         > + Send
         + 'static,
     ) {
+        self.send_links(&BTreeMap::new()).await;
         let mut messages: Messages = messages.map(|(message, _)| message.payload).boxed();
         let mut refresh = Instant::now() + REFRESH;
         let mut look: Option<Instant> = None;

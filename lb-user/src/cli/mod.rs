@@ -1,0 +1,62 @@
+//! The command line: `weir run` is the daemon, every other command is its client.
+
+mod arguments;
+mod commands;
+mod detach;
+mod log;
+mod tables;
+mod watch;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use arguments::{Arguments, Command};
+
+/// Runs the command line. Exit codes: 0 done, 1 refused or failed, 2 not understood.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the command's answer")]
+            {
+                eprintln!("weir: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    // One thread: the event loop never waits for anything but events.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let command = arguments.command;
+    if let Command::Run {
+        config,
+        log_format,
+        log_level,
+    } = command
+    {
+        log::start(log_format, &log_level)?;
+        runtime.block_on(crate::daemon::run(&config))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::Check { file } = command {
+        return commands::check(&file);
+    }
+    if let Command::Detach {
+        interface: None,
+        pins,
+        ..
+    } = command
+    {
+        return detach::all(&arguments.socket, &pins);
+    }
+    let client = crate::api::Client::new(&arguments.socket);
+    runtime.block_on(commands::run(&client, command, arguments.json))
+}
