@@ -1,1 +1,13 @@
-//! x
+//! The harness of the suites that need a kernel, and root: namespaces, real servers and clients,
+//! the real daemon.
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "a harness that can't do its work ends the test"
+)]
+
+pub mod lan;
+pub mod netns;
+pub mod pass;
+pub mod server;
+pub mod wait;
+pub mod weir;

@@ -1,0 +1,134 @@
+//! Network namespaces that are gone when the test is.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, setns};
+
+/// What our namespaces' and pin directories' names begin with; the process follows.
+const PREFIX: &str = "weirtest-";
+const PINS: &str = "/sys/fs/bpf";
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+}
+
+/// Returns a name that nobody else has: of this process and counted up.
+pub fn unique(tag: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{PREFIX}{}-{next}-{tag}", std::process::id())
+}
+
+impl Netns {
+    /// Makes a namespace with the loopback interface up.
+    pub fn new(tag: &str) -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test makes network namespaces and needs root: run it by `sudo -E cargo xtask test`"
+        );
+        static REAP: Once = Once::new();
+        REAP.call_once(reap);
+        let name = unique(tag);
+        must(Command::new("ip").args(["netns", "add", &name]));
+        let namespace = Self { name };
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// Returns the file that stands for it.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    /// Returns a command that runs in it. Unlike `ip netns exec` it leaves `/sys` alone, so pins
+    /// are seen.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display()));
+        command.args(["--", program]).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ip` in it; words are separated by blanks.
+    pub fn ip(&self, arguments: &str) {
+        must(self.command("ip").args(arguments.split_whitespace()));
+    }
+
+    /// Runs a program in it, which must succeed; words are separated by blanks.
+    pub fn run(&self, program: &str, arguments: &str) -> Output {
+        must(self.command(program).args(arguments.split_whitespace()))
+    }
+
+    /// Runs `work` in it. Sockets that it opens stay there.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = self.path();
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                let file = File::open(path).expect("the namespace's file");
+                setns(file, CloneFlags::CLONE_NEWNET).expect("entering the namespace");
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Returns the index of an interface in it.
+    pub fn ifindex(&self, interface: &str) -> u32 {
+        self.enter(|| nix::net::if_::if_nametoindex(interface).expect(interface))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .output();
+    }
+}
+
+/// Runs a command that must succeed.
+#[track_caller]
+pub fn must(command: &mut Command) -> Output {
+    let output = command.output().expect("running a command");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    output
+}
+
+/// Removes what tests left behind that were killed.
+fn reap() {
+    let dead = |name: &str| {
+        let pid = name.strip_prefix(PREFIX)?.split('-').next()?;
+        (!PathBuf::from("/proc").join(pid).exists()).then(|| name.to_owned())
+    };
+    let names = |directory: &str| -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(directory)?.flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter_map(|name| dead(&name)).collect())
+    };
+    for name in names("/run/netns").unwrap_or_default() {
+        let _ = Command::new("ip").args(["netns", "del", &name]).output();
+    }
+    for name in names(PINS).unwrap_or_default() {
+        let _ = lb_user::dataplane::Pins::new(PathBuf::from(PINS).join(name)).remove_all();
+    }
+}
+
+/// Returns a directory of the BPF file system that nobody else has. What it will hold is removed
+/// by [`reap`] if the test is killed.
+pub fn pins(tag: &str) -> PathBuf {
+    PathBuf::from(PINS).join(unique(tag))
+}
