@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod bench;
 pub mod csum;
+pub mod decap;
 pub mod explain;
 pub mod flow;
 pub mod hash;

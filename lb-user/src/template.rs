@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::{
-    PROTO_UDP,
+    PROTO_IPIP, PROTO_IPV6, PROTO_UDP,
     backend::{ETH_MAX, OUTER_MAX, Template, TemplateKind},
     csum,
 };
@@ -14,8 +14,6 @@ use crate::model::{Backend, EncapSource, Forward, NextHop};
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
-const PROTO_IPV4_INSIDE: u8 = 4;
-const PROTO_IPV6_INSIDE: u8 = 41;
 /// Time to live and hop limit of outer headers (the kernel's own default for tunnels).
 const HOP_LIMIT: u8 = 64;
 
@@ -37,9 +35,9 @@ pub fn build(
     source: &EncapSource,
 ) -> Result<Template, TemplateError> {
     let inner_proto = if vip.is_ipv4() {
-        PROTO_IPV4_INSIDE
+        PROTO_IPIP
     } else {
-        PROTO_IPV6_INSIDE
+        PROTO_IPV6
     };
     let template = match (backend.forward, backend.address) {
         (Forward::L2, _) => Outer {

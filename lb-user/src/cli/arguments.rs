@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -113,7 +115,48 @@ pub enum Command {
     /// Backends of services
     #[command(subcommand)]
     Backend(BackendCommand),
+    /// In a VM without tunnel devices: unwrap IPIP and GUE. Needs no daemon
+    #[command(subcommand)]
+    Decap(DecapCommand),
 }
+
+/// What to do with the unwrapping of tunnels.
+#[derive(Debug, Subcommand)]
+pub enum DecapCommand {
+    /// Unwrap what comes in by an interface, addressed to this host
+    Attach {
+        /// The interface
+        interface: String,
+        /// native, generic, or auto: native if the driver can
+        #[arg(long, default_value = "auto")]
+        mode: String,
+        /// Unwrap what is addressed to this [default: to the interface's own addresses]
+        #[arg(long)]
+        address: Vec<IpAddr>,
+        /// The UDP port of GUE
+        #[arg(long, default_value = "6080")]
+        gue_port: NonZeroU16,
+        /// Where it is pinned
+        #[arg(long, default_value = DECAP_PINS)]
+        pins: PathBuf,
+    },
+    /// Stop unwrapping
+    Detach {
+        /// The interface
+        interface: String,
+        /// Where it is pinned
+        #[arg(long, default_value = DECAP_PINS)]
+        pins: PathBuf,
+    },
+    /// Show what was unwrapped and what wasn't
+    Status {
+        /// Where it is pinned
+        #[arg(long, default_value = DECAP_PINS)]
+        pins: PathBuf,
+    },
+}
+
+const DECAP_PINS: &str = "/sys/fs/bpf/weir-decap";
 
 /// What to do with services.
 #[derive(Debug, Subcommand)]

@@ -36,7 +36,7 @@ pub async fn run(client: &Client, command: Command, json: bool) -> Result<ExitCo
     let output = Output { client, json };
     match command {
         // These need no daemon, and never come here.
-        Command::Run { .. } | Command::Check { .. } => {}
+        Command::Run { .. } | Command::Check { .. } | Command::Decap(_) => {}
         Command::Status => {
             output
                 .show(Method::GET, "/v1/status", tables::status)

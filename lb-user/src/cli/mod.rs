@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod decap;
 mod detach;
 mod log;
 mod tables;
@@ -48,6 +49,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     if let Command::Check { file } = command {
         return commands::check(&file);
+    }
+    if let Command::Decap(command) = command {
+        return decap::run(command, arguments.json);
     }
     if let Command::Detach {
         interface: None,

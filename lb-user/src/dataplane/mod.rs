@@ -27,14 +27,16 @@ use lb_common::{
     stats::{BackendStats, Reason, ServiceStats},
 };
 
+pub(crate) use attach::attach as attach_program;
 pub use attach::{AttachError, Attached, XdpMode};
 pub use clock::{Clock, Jiffies};
+pub(crate) use explain::test_run;
 pub use kernel::Kernel;
 pub use load::{LoadError, Settings, load};
 pub use memory::Memory;
 #[cfg(feature = "bench")]
 pub use object::BENCH_OBJECT;
-pub use object::OBJECT;
+pub use object::{DECAP_OBJECT, OBJECT};
 pub use pins::{PinError, Pins};
 pub use walk::FlowCursor;
 

@@ -1,0 +1,174 @@
+//! Tunnels of every kind, over the real daemon and veth: wrapped by `weir`, unwrapped by
+//! `weir decap`, answered directly.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use lb_tests::lan::{Host, Lan};
+use lb_tests::netns::{must, pins};
+use lb_tests::server::{Connection, Server, ask_tcp, ask_udp};
+use lb_tests::weir::{Weir, binary};
+use serde_json::Value;
+
+const VIP: &str = "198.18.9.10";
+const VIP6: &str = "2001:db8:9::10";
+
+/// A VM's `weir decap`.
+struct Decap<'a> {
+    vm: &'a Host,
+    pins: std::path::PathBuf,
+}
+
+impl<'a> Decap<'a> {
+    fn attach(vm: &'a Host) -> Self {
+        let decap = Self {
+            vm,
+            pins: pins("decap"),
+        };
+        must(decap.command("attach").arg("eth"));
+        decap
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let binary = binary();
+        let mut command = self.vm.netns.command(binary.to_str().unwrap());
+        command
+            .args(["--json", "decap", verb, "--pins"])
+            .arg(&self.pins);
+        command
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let output = must(&mut self.command("status"));
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        serde_json::from_value(status["eth"].clone()).unwrap()
+    }
+}
+
+impl Drop for Decap<'_> {
+    fn drop(&mut self) {
+        let _ = self.command("detach").arg("eth").output();
+    }
+}
+
+/// One service over one kind of tunnel: (service address, backend family, forward, counter).
+fn through(vip: &str, outer_v4: bool, forward: &str, counter: &str) {
+    let lan = Lan::new();
+    let client = lan.host("client", 1);
+    let balancer = lan.host("balancer", 2);
+    let vm = lan.host("vm", 11);
+    client.route_vip(vip, &balancer);
+    vm.serve_vip(vip);
+    let _server = Server::start(&vm, 80, "vm");
+    let decap = Decap::attach(&vm);
+    let address = if outer_v4 { vm.v4() } else { vm.v6() };
+    let service = |name: &str, protocol: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\naddress = \"{vip}\"\nport = 80\nprotocol = \"{protocol}\"\nforward = \"{forward}\"\n\
+             [[service.backend]]\nname = \"vm\"\naddress = \"{address}\"\n"
+        )
+    };
+    let config = format!(
+        "[[interface]]\nname = \"eth\"\n{}{}",
+        service("web", "tcp"),
+        service("dns", "udp")
+    );
+    let weir = Weir::start(&balancer, &config);
+    weir.wait_serving("web");
+    weir.wait_serving("dns");
+
+    let to = if vip.contains(':') {
+        format!("[{vip}]:80")
+    } else {
+        format!("{vip}:80")
+    };
+    assert_eq!(ask_tcp(&client, &to).expect("an answer by TCP"), "vm");
+    for _ in 0..5 {
+        assert_eq!(ask_udp(&client, &to).expect("an answer by UDP"), "vm");
+    }
+    let mut connection = Connection::open(&client, &to).expect("a connection");
+    assert_eq!(connection.ask().expect("an answer"), "vm");
+    connection.close();
+
+    let sent = weir.backend("web", "vm", "packets").as_u64().unwrap()
+        + weir.backend("dns", "vm", "packets").as_u64().unwrap();
+    let counters = decap.counters();
+    assert_eq!(
+        counters[counter], sent,
+        "what was wrapped is what was unwrapped: {counters:?}"
+    );
+    for (name, count) in counters {
+        let tunnel = name != "pass_other" && name != counter;
+        assert!(!tunnel || count == 0, "{name}: {count}");
+    }
+    weir.audit();
+}
+
+#[test]
+fn ipv4_in_ipv4() {
+    through(VIP, true, "ipip", "ipv4_in_ipv4");
+}
+
+#[test]
+fn ipv6_in_ipv4() {
+    through(VIP6, true, "ipip", "ipv6_in_ipv4");
+}
+
+#[test]
+fn ipv4_in_ipv6() {
+    through(VIP, false, "ipip", "ipv4_in_ipv6");
+}
+
+#[test]
+fn ipv6_in_ipv6() {
+    through(VIP6, false, "ipip", "ipv6_in_ipv6");
+}
+
+#[test]
+fn ipv4_in_gue_over_ipv4() {
+    through(VIP, true, "gue", "gue_over_ipv4");
+}
+
+#[test]
+fn ipv6_in_gue_over_ipv4() {
+    through(VIP6, true, "gue", "gue_over_ipv4");
+}
+
+#[test]
+fn ipv4_in_gue_over_ipv6() {
+    through(VIP, false, "gue", "gue_over_ipv6");
+}
+
+#[test]
+fn ipv6_in_gue_over_ipv6() {
+    through(VIP6, false, "gue", "gue_over_ipv6");
+}
+
+#[test]
+fn decap_says_what_is_wrong() {
+    let lan = Lan::new();
+    let vm = lan.host("vm", 11);
+    let decap = Decap::attach(&vm);
+    let refused = |verb: &str, arguments: &[&str]| {
+        let output = decap.command(verb).args(arguments).output().unwrap();
+        assert!(
+            !output.status.success(),
+            "{verb} {arguments:?} should have been refused"
+        );
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(refused("attach", &["eth"]).contains("has it already"));
+    assert!(refused("attach", &["nonsense"]).contains("interface \"nonsense\" has no address"));
+    let missing = refused("attach", &["nonsense", "--address", "198.18.0.11"]);
+    assert!(
+        missing.contains("interface \"nonsense\" does not exist"),
+        "{missing}"
+    );
+    assert!(refused("attach", &["eth", "--mode", "fast"]).contains("\"fast\" is not known"));
+    assert!(refused("detach", &["lo"]).contains("nothing was attached"));
+    assert_eq!(
+        std::fs::read_dir(&decap.pins).unwrap().count(),
+        1,
+        "failures leave nothing"
+    );
+}
