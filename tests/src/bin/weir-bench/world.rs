@@ -1,0 +1,208 @@
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use aya::programs::ProgramFd;
+use lb_common::backend::{BackendSlot, Head};
+use lb_common::hash::HashKey;
+use lb_common::row::Row;
+use lb_common::service::{Service, VIP_EXACT, vip_filter_index};
+use lb_common::stats::Reason;
+use lb_tests::netns;
+use lb_user::dataplane::{Dataplane as _, Kernel, Pins, Settings, load};
+use lb_user::model::{
+    Backend, EncapSource, L4Protocol, Limits, Mac, NextHop, ServicePort, Vip, Weight,
+};
+use lb_user::template;
+
+use super::cases::Case;
+
+/// Rows of the service's ring, and backends that own them.
+const ROWS: u32 = 65_536;
+const BACKENDS: u32 = 100;
+
+/// A loaded data plane with one service.
+pub struct World {
+    /// The data plane.
+    pub kernel: Kernel,
+    pins: Pins,
+}
+
+pub fn slot(number: u32) -> BackendSlot {
+    BackendSlot::from_stored(number)
+}
+
+impl World {
+    /// Loads the program with the service of a case.
+    pub fn new(case: &Case) -> Result<Self> {
+        let directory = netns::pins("bench");
+        let limits = Limits {
+            services: 16,
+            backends: 256,
+            rows: ROWS,
+            half_open_flows: case.table,
+            confirmed_flows: 1 << 23,
+            kept_flows: case.table,
+        };
+        let pins = Pins::new(&directory);
+        let kernel = load(&settings(directory, limits)).context("loading; are you root?")?;
+        let mut world = Self { kernel, pins };
+        world.fill(case)?;
+        Ok(world)
+    }
+
+    fn fill(&mut self, case: &Case) -> Result<()> {
+        let kernel = &mut self.kernel;
+        for number in 1..=BACKENDS {
+            let address = match case.backend {
+                IpAddr::V4(_) => IpAddr::from([198, 18, 1, number as u8]),
+                IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 1, 0, 0, 0, 0, number as u16]),
+            };
+            let backend = Backend {
+                address,
+                weight: Weight::DEFAULT,
+                draining: false,
+                forward: case.forward,
+                interface: None,
+                mac: None,
+            };
+            let hop = NextHop {
+                // Where test runs come in by: so packets leave by XDP_TX.
+                ifindex: 1,
+                vlan: None,
+                source_mac: Mac([2, 0, 0, 0, 0, 1]),
+                destination_mac: Mac([2, 0, 0, 0, 1, number as u8]),
+                source_address: Some(match address {
+                    IpAddr::V4(_) => IpAddr::from([198, 18, 0, 1]),
+                    IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+                }),
+                mtu: 1500,
+            };
+            let template = template::build(case.vip, &backend, &hop, &EncapSource::default())?;
+            kernel.set_template(slot(number), 0, &template)?;
+            kernel.set_head(slot(number), Head::new(0, true, true, 0))?;
+        }
+        for index in 0..ROWS {
+            let owner = slot(1 + index % BACKENDS);
+            let before = slot(1 + (index + 1) % BACKENDS);
+            let row = if case.moved {
+                Row::new(owner, before, true)
+            } else {
+                Row::settled(owner)
+            };
+            kernel.set_row(index, row)?;
+        }
+        let vip = Vip {
+            address: case.vip,
+            port: ServicePort::Exact(NonZeroU16::new(80).context("a port")?),
+            protocol: if case.udp {
+                L4Protocol::Udp
+            } else {
+                L4Protocol::Tcp
+            },
+        };
+        let service = Service {
+            ring_base: 0,
+            ring_mask: ROWS - 1,
+            slot: 0,
+            flags: 0,
+        };
+        kernel.set_service(&vip, &service)?;
+        let last = match case.vip {
+            IpAddr::V4(address) => address.octets(),
+            IpAddr::V6(address) => {
+                let [.., a, b, c, d] = address.octets();
+                [a, b, c, d]
+            }
+        };
+        kernel.set_vip_filter(vip_filter_index(u32::from_ne_bytes(last)), VIP_EXACT)?;
+        Ok(())
+    }
+
+    /// Returns the program under test.
+    pub fn program_fd(&mut self) -> Result<&ProgramFd> {
+        Ok(self.kernel.program("weir")?.fd()?)
+    }
+
+    /// Returns how many instructions the verifier went through, by program.
+    pub fn instructions(&mut self) -> Result<Vec<(String, u32)>> {
+        let mut counts = Vec::new();
+        for name in ["weir", "weir_explain"] {
+            let info = self.kernel.program(name)?.info()?;
+            let count = info.verified_instruction_count().unwrap_or(0);
+            counts.push((name.to_owned(), count));
+        }
+        Ok(counts)
+    }
+
+    /// Returns packets sent, refused inserts, and packets passed so far.
+    pub fn counters(&self) -> Result<[u64; 3]> {
+        let stats = self.kernel.service_stats(0)?;
+        let mut passed = 0;
+        for reason in [
+            Reason::PassNoService,
+            Reason::PassNotIp,
+            Reason::PassProtocol,
+        ] {
+            passed += self.kernel.reason(reason)?;
+        }
+        Ok([stats.packets, stats.refused, passed])
+    }
+
+    /// Empties the flow tables.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        let mut all = Vec::new();
+        self.kernel
+            .visit_flows(&mut |table, key, _| all.push((table, key)))?;
+        for (table, key) in all {
+            self.kernel.remove_flow(table, &key)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.pins.remove_all();
+    }
+}
+
+/// Returns settings with a fixed secret: two runs meet the same rows.
+pub fn settings(pin_dir: PathBuf, limits: Limits) -> Settings {
+    let word = |at: u64| (at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Settings {
+        pin_dir,
+        limits,
+        hash_key: HashKey(std::array::from_fn(|at| word(at as u64))),
+    }
+}
+
+/// Returns the memory of all maps for 1,000 services and 10,000 backends.
+pub fn memory() -> Result<u64> {
+    let directory = netns::pins("memory");
+    let limits = Limits {
+        services: 1000,
+        backends: 10_000,
+        // 10 backends a service need 4,096 rows each at most.
+        rows: 1 << 22,
+        ..Limits::default()
+    };
+    let pins = Pins::new(&directory);
+    let kernel = load(&settings(directory.clone(), limits))?;
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(&directory)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            continue;
+        }
+        let map = MapData::from_pin(entry.path())?;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(map.fd()));
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+        let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+        bytes += line.context("no memlock")?.trim().parse::<u64>()?;
+    }
+    drop(kernel);
+    pins.remove_all()?;
+    Ok(bytes)
+}
