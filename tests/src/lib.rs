@@ -5,9 +5,11 @@
     reason = "a harness that can't do its work ends the test"
 )]
 
+pub mod frame;
 pub mod lan;
 pub mod netns;
 pub mod pass;
+pub mod program;
 pub mod server;
 pub mod wait;
 pub mod weir;
