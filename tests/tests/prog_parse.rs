@@ -1,0 +1,229 @@
+//! What passes: untouched, under the right reason, and nothing else counted.
+
+use std::net::IpAddr;
+
+use lb_common::row::Row;
+use lb_tests::frame::{Address, L4, Packet};
+use lb_tests::program::{How, Program, XDP_PASS, XDP_TX, grown, mac, slot};
+use lb_user::model::{Forward, L4Protocol};
+
+fn vip(packet: &Packet) -> IpAddr {
+    match packet.destination {
+        Address::V4(address) => address.into(),
+        Address::V6(address) => address.into(),
+    }
+}
+
+/// A program that serves TCP and UDP on port 80 of both families' VIPs.
+fn program() -> Program {
+    let mut program = Program::default();
+    for packet in [Packet::v4(L4::Ack, 1), Packet::v6(L4::Ack, 1)] {
+        let number = if vip(&packet).is_ipv4() { 1 } else { 2 };
+        for protocol in [L4Protocol::Tcp, L4Protocol::Udp] {
+            program.service(vip(&packet), 80, protocol, &[Row::settled(slot(number))]);
+        }
+        let how = How::new(Forward::L2, vip(&packet).is_ipv4());
+        program.backend(number, vip(&packet), &how);
+    }
+    program
+}
+
+#[track_caller]
+fn passes(program: &mut Program, frame: &[u8], reason: &str) {
+    let before = program.traces();
+    let (verdict, after) = program.run(frame);
+    assert_eq!((verdict, after.as_slice()), (XDP_PASS, frame), "{reason}");
+    assert_eq!(program.traces().since(&before), grown(&[(reason, 1)]));
+}
+
+fn changed(packet: &Packet, change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut frame = packet.frame(None);
+    change(&mut frame);
+    frame
+}
+
+#[test]
+fn what_is_not_ours_passes_under_its_reason() {
+    let mut program = program();
+    let (v4, v6) = (Packet::v4(L4::Syn, 1), Packet::v6(L4::Syn, 1));
+    let cases: [(Vec<u8>, &str); 22] = [
+        (
+            changed(&v4, |f| f[12..14].copy_from_slice(&[8, 6])),
+            "pass_not_ip",
+        ),
+        (
+            changed(&v4, |f| f[12..14].copy_from_slice(&[0x88, 0xcc])),
+            "pass_not_ip",
+        ),
+        // Two tags.
+        (
+            changed(&v4, |f| {
+                drop(f.splice(12..12, [0x81, 0, 0, 1, 0x81, 0, 0, 7]))
+            }),
+            "pass_not_ip",
+        ),
+        (changed(&v4, |f| f[14] = 0x55), "pass_malformed"),
+        (changed(&v4, |f| f[14] = 0x44), "pass_malformed"),
+        (changed(&v6, |f| f[14] = 0x40), "pass_malformed"),
+        // Longer than the frame, and shorter than its own header.
+        (
+            changed(&v4, |f| f[16..18].copy_from_slice(&[1, 0])),
+            "pass_malformed",
+        ),
+        (
+            changed(&v4, |f| f[16..18].copy_from_slice(&[0, 19])),
+            "pass_malformed",
+        ),
+        (
+            changed(&v6, |f| f[18..20].copy_from_slice(&[1, 0])),
+            "pass_malformed",
+        ),
+        // First, middle and last fragment.
+        (changed(&v4, |f| f[20] = 0x20), "pass_fragment"),
+        (
+            changed(&v4, |f| f[20..22].copy_from_slice(&[0x20, 9])),
+            "pass_fragment",
+        ),
+        (
+            changed(&v4, |f| f[20..22].copy_from_slice(&[0, 9])),
+            "pass_fragment",
+        ),
+        (changed(&v6, |f| f[20] = 44), "pass_fragment"),
+        (changed(&v4, |f| f[23] = 1), "pass_icmp"),
+        (changed(&v6, |f| f[20] = 58), "pass_icmp"),
+        (changed(&v4, |f| f[23] = 47), "pass_protocol"),
+        (changed(&v6, |f| f[20] = 132), "pass_protocol"),
+        (changed(&v4, |f| f[33] = 11), "pass_no_service"),
+        (
+            changed(&v4, |f| f[36..38].copy_from_slice(&[0, 81])),
+            "pass_no_service",
+        ),
+        (changed(&v6, |f| f[53] = 0x11), "pass_no_service"),
+        (
+            changed(&v6, |f| f[56..58].copy_from_slice(&[0, 81])),
+            "pass_no_service",
+        ),
+        // The address as a source is not the address as a destination.
+        (changed(&v4, |f| f.copy_within(30..34, 26)), ""),
+    ];
+    for (frame, reason) in &cases {
+        if reason.is_empty() {
+            assert_eq!(program.run(frame).0, XDP_TX);
+        } else {
+            passes(&mut program, frame, reason);
+        }
+    }
+}
+
+#[test]
+fn a_frame_cut_anywhere_passes_as_it_is_or_is_whole() {
+    let mut program = program();
+    let option4 = Packet {
+        options: vec![0x94, 4, 0, 0],
+        ..Packet::v4(L4::Syn, 1)
+    };
+    let option6 = Packet {
+        options: vec![5, 2, 0, 0, 1, 0],
+        ..Packet::v6(L4::Syn, 1)
+    };
+    for packet in [
+        Packet::v4(L4::Ack, 1),
+        Packet::v6(L4::Ack, 1),
+        Packet::v4(L4::Udp, 1),
+        option4,
+        option6,
+    ] {
+        for vlan in [None, Some(5)] {
+            let whole = packet.frame(vlan);
+            assert_eq!(program.run(&whole).0, XDP_TX);
+            // The kernel runs no test on less than an Ethernet header.
+            for len in 14..whole.len() {
+                let before = program.traces();
+                let (verdict, after) = program.run(&whole[..len]);
+                assert_eq!(
+                    (verdict, after.as_slice()),
+                    (XDP_PASS, &whole[..len]),
+                    "{len} bytes"
+                );
+                let since = program.traces().since(&before);
+                assert_eq!(since, grown(&[("pass_malformed", 1)]), "{len} bytes");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_exact_port_wins_over_any_port() {
+    let mut program = Program::default();
+    let packet = Packet::v4(L4::Ack, 1);
+    for number in [1, 2] {
+        program.backend(number, vip(&packet), &How::new(Forward::L2, true));
+    }
+    program.service(vip(&packet), 0, L4Protocol::Tcp, &[Row::settled(slot(1))]);
+    let to = |program: &mut Program, port: u16| {
+        let packet = Packet {
+            ports: (9, port),
+            ..packet.clone()
+        };
+        program.run(&packet.frame(None))
+    };
+    for port in [1, 80, 443, 65_535] {
+        let (verdict, sent) = to(&mut program, port);
+        assert_eq!((verdict, &sent[..6]), (XDP_TX, mac(1).as_slice()));
+    }
+    program.service(vip(&packet), 443, L4Protocol::Tcp, &[Row::settled(slot(2))]);
+    assert_eq!(&to(&mut program, 443).1[..6], mac(2));
+    assert_eq!(&to(&mut program, 80).1[..6], mac(1));
+    let udp = Packet {
+        l4: L4::Udp,
+        ..packet
+    };
+    passes(&mut program, &udp.frame(None), "pass_no_service");
+}
+
+/// Damages frames at random (the same way every time): whatever comes, the program sends whole
+/// packets of its services and passes all else untouched.
+#[test]
+fn damaged_frames_are_never_dropped_nor_changed_when_they_pass() {
+    let mut program = program();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let frames = [
+        Packet::v4(L4::Syn, 1).frame(None),
+        Packet::v6(L4::Udp, 1).frame(Some(9)),
+        Packet {
+            options: vec![5, 2, 0, 0, 1, 0],
+            ..Packet::v6(L4::Ack, 1)
+        }
+        .frame(None),
+    ];
+    let mut verdicts = [0; 5];
+    for round in 0..30_000 {
+        let mut frame = frames[round % frames.len()].clone();
+        for _ in 0..=random(4) {
+            let at = 12 + random(frame.len() - 12);
+            frame[at] = random(256) as u8;
+        }
+        if random(3) == 0 {
+            frame.truncate(14 + random(frame.len() - 13));
+        }
+        let (verdict, after) = program.run(&frame);
+        assert!(
+            matches!(verdict, XDP_PASS | XDP_TX),
+            "verdict {verdict} for {frame:02x?}"
+        );
+        if verdict == XDP_PASS {
+            assert_eq!(after, frame);
+        }
+        verdicts[verdict as usize] += 1;
+    }
+    assert!(
+        verdicts[XDP_TX as usize] > 300,
+        "some frames survive: {verdicts:?}"
+    );
+}
