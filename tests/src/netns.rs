@@ -120,6 +120,11 @@ fn reap() {
         Ok(names.filter_map(|name| dead(&name)).collect())
     };
     for name in names("/run/netns").unwrap_or_default() {
+        let pids = Command::new("ip").args(["netns", "pids", &name]).output();
+        let pids = pids.map(|output| output.stdout).unwrap_or_default();
+        for pid in String::from_utf8_lossy(&pids).split_whitespace() {
+            let _ = Command::new("kill").args(["-KILL", pid]).output();
+        }
         let _ = Command::new("ip").args(["netns", "del", &name]).output();
     }
     for name in names(PINS).unwrap_or_default() {

@@ -85,6 +85,17 @@ impl<'a> Weir<'a> {
         command
     }
 
+    /// Returns the command line for a person to type, without its command.
+    pub fn shown(&self) -> String {
+        let (binary, namespace) = (binary(), self.host.netns.path());
+        format!(
+            "WEIR_SOCKET={} nsenter --net={} {} status",
+            self.socket().display(),
+            namespace.display(),
+            binary.display()
+        )
+    }
+
     /// Starts the daemon and waits until it answers.
     pub fn run(&mut self) {
         assert!(self.daemon.is_none(), "it runs already");

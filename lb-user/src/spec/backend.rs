@@ -91,13 +91,8 @@ impl BackendSpec {
         }
         let twin = service.backends.iter().find(|(name, other)| {
             name.as_str() != self.name
-                && (other.address, other.forward, &other.interface, other.mac)
-                    == (
-                        backend.address,
-                        backend.forward,
-                        &backend.interface,
-                        backend.mac,
-                    )
+                && (other.address, other.forward, &other.interface)
+                    == (backend.address, backend.forward, &backend.interface)
         });
         if let Some((twin, _)) = twin {
             check.error(

@@ -105,7 +105,7 @@ fn test_packages() -> Vec<Package> {
     [
         ("iproute2", "tests make network namespaces with it"),
         ("ethtool", "turns off a veth's offloads, as on a real wire"),
-        ("tcpdump", "judges checksums independently"),
+        ("nginx-light", "the web servers of the demo"),
     ]
     .map(|(name, purpose)| Package {
         name: name.to_owned(),

@@ -1,0 +1,125 @@
+use std::path::Path;
+use std::process::Child;
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result};
+use lb_tests::lan::{Host, Lan};
+use tempfile::TempDir;
+
+use crate::load::DOWNLOAD;
+
+/// The service's address.
+pub const VIP: &str = "198.18.9.10";
+
+/// The client network, the balancer's host and the VMs.
+pub struct Site {
+    /// Where requests come from.
+    pub client: Host,
+    /// Where weir runs.
+    pub balancer: Host,
+    /// The VMs.
+    pub vms: Vec<Vm>,
+    _lan: Lan,
+}
+
+/// A VM with nginx.
+pub struct Vm {
+    /// Its place on the network.
+    pub host: Host,
+    directory: TempDir,
+    nginx: Mutex<Option<Child>>,
+}
+
+impl Site {
+    /// Makes it all.
+    pub fn new() -> Result<Self> {
+        let lan = Lan::new();
+        let client = lan.host("client", 1);
+        let balancer = lan.host("balancer", 2);
+        client.route_vip(VIP, &balancer);
+        let mut vms = Vec::new();
+        for number in 1..=3 {
+            let host = lan.host(&format!("vm{number}"), 10 + number);
+            host.serve_vip(VIP);
+            let vm = Vm {
+                host,
+                directory: tempfile::tempdir().context("a directory for nginx")?,
+                nginx: Mutex::new(None),
+            };
+            configure(vm.directory.path(), number)?;
+            vm.boot()?;
+            vms.push(vm);
+        }
+        Ok(Self {
+            client,
+            balancer,
+            vms,
+            _lan: lan,
+        })
+    }
+}
+
+/// Every answer says who it is from: `/` is the name alone, `/big` a file full of its number.
+fn configure(directory: &Path, number: u8) -> Result<()> {
+    let root = directory.display();
+    let config = format!(
+        "daemon off; pid {root}/pid; error_log {root}/error.log; worker_processes 1;\n\
+         user root;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\n\
+           access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy;\n\
+           fastcgi_temp_path {root}/fastcgi; uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;\n\
+           server {{ listen 80; root {root};\n\
+             location = / {{ return 200 \"vm{number}\\n\"; }}\n\
+             location = /big {{ limit_rate {rate}; }}\n\
+           }}\n\
+         }}\n",
+        rate = DOWNLOAD / 6,
+    );
+    std::fs::write(directory.join("nginx.conf"), config)?;
+    std::fs::write(directory.join("big"), vec![b'0' + number; DOWNLOAD])?;
+    Ok(())
+}
+
+impl Vm {
+    /// Starts its web server.
+    pub fn boot(&self) -> Result<()> {
+        self.host.netns.ip("link set eth up");
+        let mut command = self.host.netns.command("nginx");
+        command
+            .arg("-c")
+            .arg(self.directory.path().join("nginx.conf"));
+        command.arg("-p").arg(self.directory.path());
+        let child = command.spawn().context("starting nginx")?;
+        *self.nginx.lock().expect("no thread panicked with it") = Some(child);
+        Ok(())
+    }
+
+    /// Cuts its power: nobody says goodbye.
+    pub fn kill(&self) {
+        self.host.netns.ip("link set eth down");
+        let child = self
+            .nginx
+            .lock()
+            .expect("no thread panicked with it")
+            .take();
+        if let Some(mut child) = child {
+            // The master's death leaves its worker alone.
+            let workers = format!("-KILL -P {}", child.id());
+            let _ = self
+                .host
+                .netns
+                .command("pkill")
+                .args(workers.split(' '))
+                .output();
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

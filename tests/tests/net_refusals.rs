@@ -1,0 +1,328 @@
+//! Bad input to the command line, the API and the configuration: a clear error, and nothing
+//! changed.
+
+use lb_tests::lan::{Host, Lan};
+use lb_tests::wait;
+use lb_tests::weir::Weir;
+use nix::sys::signal::Signal;
+
+const CONFIG: &str = r#"
+[[interface]]
+name = "eth"
+[[service]]
+name = "web"
+address = "198.18.9.10"
+port = 80
+protocol = "tcp"
+[[service.backend]]
+name = "vm1"
+address = "198.18.0.11"
+mac = "02:00:00:00:00:0b"
+[[service.backend]]
+name = "vm2"
+address = "198.18.0.12"
+mac = "02:00:00:00:00:0c"
+"#;
+
+fn host() -> (Lan, Host) {
+    let lan = Lan::new();
+    let host = lan.host("balancer", 2);
+    (lan, host)
+}
+
+/// Everything that an operator can see, besides counters of what passes.
+fn state(weir: &Weir<'_>) -> (serde_json::Value, String) {
+    weir.audit();
+    (weir.json("status"), weir.cli("audit"))
+}
+
+#[test]
+fn refused_commands_name_the_field_and_what_is_allowed_and_change_nothing() {
+    let (_lan, host) = host();
+    let weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    let before = state(&weir);
+    for (command, expected) in [
+        (
+            "backend set-weight web vm1 65536",
+            "service \"web\", backend \"vm1\", weight: 65536 is out of range: allowed is 0 to 65535",
+        ),
+        ("backend set-weight web vm1 -1", "-1 is out of range"),
+        (
+            "backend set-weight web vm9 1",
+            "service \"web\" has no backend \"vm9\"",
+        ),
+        (
+            "backend set-weight shop vm1 1",
+            "there is no service \"shop\"",
+        ),
+        ("backend drain web vm9", "has no backend \"vm9\""),
+        ("backend add web vm1 198.18.0.99", "there is one already"),
+        (
+            "backend add web vm9 198.18.0.11",
+            "198.18.0.11 is the address of backend \"vm1\" already",
+        ),
+        ("backend add web vm9 2001:db8::b", "different families"),
+        (
+            "backend add web vm9 nonsense",
+            "address: \"nonsense\" is not an address",
+        ),
+        (
+            "backend add web vm9 198.18.0.99 --gue-port 1",
+            "gue_port: 1 is only allowed with forward \"gue\"",
+        ),
+        (
+            "backend add web vm9 198.18.0.99 --mac 02:00",
+            "is not an Ethernet address",
+        ),
+        (
+            "service add web 198.18.9.99 80 tcp",
+            "service \"web\": there is one already",
+        ),
+        (
+            "service add shop 198.18.9.10 80 tcp",
+            "198.18.9.10:80/tcp is served by service \"web\" already",
+        ),
+        (
+            "service add shop 198.18.9.99 0 tcp",
+            "port: 0 is out of range",
+        ),
+        (
+            "service add shop 198.18.9.99 80 sctp",
+            "\"sctp\" is not known: allowed is tcp, udp",
+        ),
+        ("service add shop 127.0.0.1 80 tcp", "loopback address"),
+        ("service remove shop", "there is no service \"shop\""),
+        ("service show a%20b", "is not a name"),
+        ("attach nonsense", "interface \"nonsense\" does not exist"),
+        (
+            "attach lo --mode native",
+            "interface \"lo\" has no native XDP",
+        ),
+        ("attach eth", "is attached already"),
+        (
+            "attach eth2 --mode fast",
+            "\"fast\" is not known: allowed is native, generic, auto",
+        ),
+        ("detach lo", "interface \"lo\" is not attached"),
+        ("detach --all", "a weir is running"),
+        (
+            "explain 198.18.0.1:1 2001:db8::1",
+            "destination: \"2001:db8::1\" is no address and port",
+        ),
+        (
+            "explain 198.18.0.1:1 [2001:db8::1]:1",
+            "of different families",
+        ),
+        ("diff /nonexistent", "/nonexistent"),
+    ] {
+        let error = weir.refused(command);
+        assert!(error.contains(expected), "weir {command}: {error}");
+        assert_eq!(state(&weir), before, "weir {command} changed something");
+    }
+}
+
+#[test]
+fn a_bad_file_is_refused_by_reload_and_signal_and_what_was_stays() {
+    let (_lan, host) = host();
+    let weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    let before = state(&weir);
+    let half = &CONFIG[..CONFIG.len() / 2];
+    for (config, expected) in [
+        (half.to_owned() + "\"", "weir.toml:"),
+        (CONFIG.replace("port", "prot"), "did you mean `port`?"),
+        (
+            CONFIG.replace("\"tcp\"", "\"icmp\""),
+            "\"icmp\" is not known",
+        ),
+        (
+            CONFIG.to_owned() + "[[interface]]\nname = \"nonsense\"\n",
+            "interface \"nonsense\" does not exist",
+        ),
+        (
+            CONFIG.replace(
+                "[[interface]]",
+                "[encap]\nsource_v4 = \"1.2.3.4/99\"\n[[interface]]",
+            ),
+            "prefix length",
+        ),
+    ] {
+        weir.write_config(&config);
+        let error = weir.refused("reload");
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(state(&weir), before, "{config}");
+    }
+    let limits = weir
+        .with_paths(CONFIG)
+        .replace("rows = 65536", "rows = 131072");
+    std::fs::write(weir.config(), limits).unwrap();
+    let error = weir.refused("reload");
+    assert!(
+        error.contains("limits") && error.contains("weir detach --all"),
+        "{error}"
+    );
+    let pid = nix::unistd::Pid::from_raw(weir.pid());
+    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+    wait::until("the refusal in the log", || {
+        weir.log().contains("was not read again").then_some(())
+    });
+    assert_eq!(state(&weir), before);
+    weir.write_config(CONFIG);
+    assert_eq!(weir.cli("reload").trim(), "Nothing changed.");
+}
+
+#[test]
+fn check_and_diff_say_what_a_file_would_do_and_do_nothing() {
+    let (_lan, host) = host();
+    let weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    let before = state(&weir);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().display();
+    std::fs::write(
+        file.path(),
+        weir.with_paths(&CONFIG.replace("name = \"vm2\"\n", "name = \"vm2\"\nweight = 300\n")),
+    )
+    .unwrap();
+    assert!(
+        weir.cli(&format!("check {path}"))
+            .contains("valid; 1 interfaces, 1 services, 2 backends")
+    );
+    let diff = weir.cli(&format!("diff {path}"));
+    assert!(
+        diff.contains("backend \"vm2\", weight: 100 -> 300"),
+        "{diff}"
+    );
+    assert!(
+        diff.contains("128 of 512 rows would move, 25.0 %"),
+        "{diff}"
+    );
+    std::fs::write(file.path(), "[[service]]\nname = 7\n").unwrap();
+    assert!(weir.refused(&format!("check {path}")).contains(":2: "));
+    assert!(weir.refused(&format!("diff {path}")).contains(":2: "));
+    assert_eq!(state(&weir), before);
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_the_first_goes_on() {
+    let (_lan, host) = host();
+    let weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    let before = state(&weir);
+    let config = weir.config();
+    let run = |config: &std::path::Path| {
+        let mut command = weir.command();
+        let output = command
+            .args(["run", "--config"])
+            .arg(config)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let error = run(&config);
+    assert!(
+        error.contains(&format!("used by another weir (pid {})", weir.pid())),
+        "{error}"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("weir.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let own_state = text.replacen("/state\"", "/other\"", 1);
+    std::fs::write(&other, &own_state).unwrap();
+    let error = run(&other);
+    assert!(error.contains("is in use by another process"), "{error}");
+    // With a socket of its own as well it would write to the same maps.
+    std::fs::write(
+        &other,
+        own_state.replacen("/api.sock\"", "/other.sock\"", 1),
+    )
+    .unwrap();
+    let error = run(&other);
+    assert!(
+        error.contains("does not say for what") || error.contains("belong to another secret"),
+        "{error}"
+    );
+    assert_eq!(state(&weir), before);
+}
+
+#[test]
+fn a_daemon_that_cannot_start_leaves_nothing_behind() {
+    let (_lan, host) = host();
+    let weir = Weir::new(&host, &CONFIG.replace("\"eth\"", "\"nonsense\""));
+    let output = {
+        let mut command = weir.command();
+        command
+            .args(["run", "--config"])
+            .arg(weir.config())
+            .output()
+            .unwrap()
+    };
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("weir: interface \"nonsense\" does not exist"),
+        "{error}"
+    );
+    assert!(!weir.pins().exists(), "no pins");
+    assert!(weir.refused("status").contains("weir run"));
+}
+
+#[test]
+fn detach_takes_the_program_off_and_detach_all_removes_everything() {
+    let (_lan, host) = host();
+    let mut weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    let attached = || {
+        let output = host.netns.run("ip", "link show eth");
+        String::from_utf8(output.stdout).unwrap().contains("xdp")
+    };
+    assert!(attached());
+    assert_eq!(weir.cli("detach eth").trim(), "interface \"eth\" removed");
+    assert!(!attached());
+    assert_eq!(
+        weir.cli("attach eth --mode generic").trim(),
+        "interface \"eth\" added, mode generic"
+    );
+    assert!(attached());
+    assert!(weir.cli("status").contains("attached in generic mode"));
+    weir.cli("attach lo --mode auto");
+    assert!(
+        weir.cli("status")
+            .contains("interface lo: attached in generic mode: the driver can't do native XDP")
+    );
+    weir.end(Signal::SIGTERM);
+    assert!(attached(), "the kernel goes on without the daemon");
+    let pins = weir.pins().display().to_string();
+    let said = weir.cli(&format!("detach --all --pins {pins}"));
+    assert_eq!(
+        said,
+        format!("detached from eth\ndetached from lo\nremoved the maps in {pins}\n")
+    );
+    assert!(!attached() && !weir.pins().exists());
+    assert!(
+        weir.cli(&format!("detach --all --pins {pins}"))
+            .contains("Nothing is pinned")
+    );
+}
+
+#[test]
+fn an_interface_that_comes_back_is_attached_again() {
+    let (_lan, host) = host();
+    host.netns.ip("link add late type veth peer name far");
+    let weir = Weir::start(
+        &host,
+        &(CONFIG.to_owned() + "[[interface]]\nname = \"late\"\n"),
+    );
+    host.netns.ip("link del late");
+    wait::until("the loss to be noticed", || {
+        weir.cli("status").contains("NOT attached").then_some(())
+    });
+    host.netns.ip("link add late type veth peer name far");
+    wait::until("the program to be back", || {
+        (!weir.cli("status").contains("NOT attached")).then_some(())
+    });
+    let output = host.netns.run("ip", "link show late");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("xdp"));
+}
