@@ -322,3 +322,29 @@ fn an_explanation_says_who_takes_a_packet_and_leaves_no_trace() {
             .contains("source: \"nonsense\"")
     );
 }
+
+#[test]
+fn moved_rows_settle_and_a_removed_backend_goes_when_its_flows_have_ended() {
+    let world = World::new(2);
+    let weir = world.weir(&world.service("web", VIP, "tcp", "idle_timeout = \"1s\""));
+    let mut open = world.connections(&weir);
+    weir.cli("backend remove web vm2");
+    assert_eq!(weir.service("web")["lookup_rows"], 256);
+    // A busy connection of the removed VM holds its place for longer than the idle time-out.
+    wait::until("everything but the busy flow to settle", || {
+        open.retain_mut(|(name, connection)| name == "vm2" && connection.ask().is_ok());
+        open.truncate(1);
+        (weir.service("web")["lookup_rows"] == 1).then_some(())
+    });
+    all_unharmed(&mut open);
+    assert_eq!(weir.backend("web", "vm2", "state"), "leaving");
+    assert_eq!(weir.backend("web", "vm2", "tracked_flows"), 1);
+    open.clear();
+    wait::until("the removed VM to be gone", || {
+        let service = weir.service("web");
+        (service["backends"].as_array().unwrap().len() == 1 && service["lookup_rows"] == 0)
+            .then_some(())
+    });
+    weir.audit();
+    assert!(weir.log().contains("its flows have ended"));
+}

@@ -15,26 +15,30 @@ pub struct Clock {
     pub hz: u64,
 }
 
+/// What `CONFIG_HZ` can be.
+const FREQUENCIES: [u64; 4] = [100, 250, 300, 1000];
+/// How well the right frequency fits, in seconds: while the kernel boots, its first ticks come late.
+const TOLERANCE: f64 = 1.0;
+
 impl Clock {
     /// Returns the clock from one reading of jiffies and of the monotonic clock at the same time.
     ///
     /// Jiffies start at -300 s as a 32-bit number (`INITIAL_JIFFIES`, so that wrap-around bugs show
     /// after five minutes), and the monotonic clock starts with them at 0: of the frequencies that
-    /// a kernel can be built with, one fits.
-    pub fn from_reading(jiffies: u64, monotonic: Duration) -> Self {
+    /// a kernel can be built with, one fits. When jiffies wrap around, all fit for a moment: then
+    /// there is nothing to return, and a later reading tells.
+    pub fn from_reading(jiffies: u64, monotonic: Duration) -> Option<Self> {
         let error = |hz: u64| {
             let start = u64::from(((-300_i64) * hz as i64) as u32);
             let elapsed = jiffies.wrapping_sub(start) as i64 as f64 / hz as f64;
             (elapsed - monotonic.as_secs_f64()).abs()
         };
-        let hz = [100, 250, 300, 1000, 1024]
-            .into_iter()
-            .min_by(|a, b| error(*a).total_cmp(&error(*b)))
-            .unwrap_or(250);
-        Self {
+        let mut fits = FREQUENCIES.into_iter().filter(|hz| error(*hz) < TOLERANCE);
+        let hz = fits.next()?;
+        fits.next().is_none().then_some(Self {
             now: Jiffies(jiffies),
             hz,
-        }
+        })
     }
 
     /// Returns how long ago a flow entry was written: `last` is the low half of jiffies.
@@ -61,11 +65,14 @@ mod tests {
 
     #[test]
     fn every_frequency_is_recognised_early_and_late() {
-        for hz in [100_u64, 250, 300, 1000, 1024] {
-            for uptime in [1, 60, 300, 301, 86_400, 5 * 365 * 86_400] {
+        for hz in FREQUENCIES {
+            for uptime in [1, 60, 290, 310, 86_400, 5 * 365 * 86_400] {
                 let start = u64::from((-300 * hz as i64) as u32);
+                let wrapped = Clock::from_reading(1 << 32, Duration::from_secs(300));
+                assert_eq!(wrapped, None, "then all are alike");
                 let clock = Clock::from_reading(start + uptime * hz, Duration::from_secs(uptime));
-                assert_eq!(clock.hz, hz, "{hz} ticks a second, up for {uptime} s");
+                let found = clock.map(|clock| clock.hz);
+                assert_eq!(found, Some(hz), "{hz} ticks a second, up for {uptime} s");
             }
         }
     }

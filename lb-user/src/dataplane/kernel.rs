@@ -1,5 +1,6 @@
 //! The real data plane: maps in the kernel.
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -21,7 +22,7 @@ use lb_common::{
 };
 
 use super::attach::{self, AttachError, Attached};
-use super::clock::Clock;
+use super::clock::{Clock, Jiffies};
 use super::explain::test_run;
 use super::load::LoadError;
 use super::mapped::Mapped;
@@ -39,6 +40,7 @@ pub struct Kernel {
     pins: Pins,
     limits: Limits,
     adopted: bool,
+    hz: OnceCell<u64>,
     services_v4: HashMap<MapData, ServiceKey4, Service>,
     services_v6: HashMap<MapData, ServiceKey6, Service>,
     vip_filter: Array<MapData, u8>,
@@ -145,6 +147,7 @@ impl Kernel {
             pins,
             limits,
             adopted,
+            hz: OnceCell::new(),
         })
     }
 
@@ -201,6 +204,26 @@ impl Kernel {
             .ok_or_else(|| io::Error::other(format!("no program {name}")))?
             .try_into()
             .map_err(io::Error::other)
+    }
+
+    /// Returns jiffies and the monotonic clock, read at the same time.
+    fn read_clock(&self) -> Result<(u64, Duration), MapError> {
+        let program = self
+            .ebpf
+            .program("weir_clock")
+            .ok_or_else(|| MapError::Clock(io::Error::other("no program weir_clock")))?;
+        let program: &Xdp = program
+            .try_into()
+            .map_err(|e| MapError::Clock(io::Error::other(e)))?;
+        let (_, frame) = test_run(program, &[0; 64], 0).map_err(MapError::Clock)?;
+        let word = |at: usize| {
+            frame
+                .get(at..at + 8)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u64::from_ne_bytes)
+                .ok_or_else(|| MapError::Clock(io::Error::other("the clock's frame is short")))
+        };
+        Ok((word(0)?, Duration::from_nanos(word(8)?)))
     }
 
     fn ring_word(&self, index: u32) -> Result<&std::sync::atomic::AtomicU64, MapError> {
@@ -551,25 +574,18 @@ impl Dataplane for Kernel {
     }
 
     fn clock(&self) -> Result<Clock, MapError> {
-        let program = self
-            .ebpf
-            .program("weir_clock")
-            .ok_or_else(|| MapError::Clock(io::Error::other("no program weir_clock")))?;
-        let program: &Xdp = program
-            .try_into()
-            .map_err(|e| MapError::Clock(io::Error::other(e)))?;
-        let (_, frame) = test_run(program, &[0; 64], 0).map_err(MapError::Clock)?;
-        let word = |at: usize| {
-            frame
-                .get(at..at + 8)
-                .and_then(|bytes| bytes.try_into().ok())
-                .map(u64::from_ne_bytes)
-                .ok_or_else(|| MapError::Clock(io::Error::other("the clock's frame is short")))
-        };
-        Ok(Clock::from_reading(
-            word(0)?,
-            Duration::from_nanos(word(8)?),
-        ))
+        let (jiffies, monotonic) = self.read_clock()?;
+        // The frequency never changes.
+        let known = self.hz.get().map(|hz| Clock {
+            now: Jiffies(jiffies),
+            hz: *hz,
+        });
+        if let Some(clock) = known.or_else(|| Clock::from_reading(jiffies, monotonic)) {
+            let hz = *self.hz.get_or_init(|| clock.hz);
+            return Ok(Clock { hz, ..clock });
+        }
+        let error = "five minutes after boot its frequency can't be told for some seconds";
+        Err(MapError::Clock(io::Error::other(error)))
     }
 }
 

@@ -67,8 +67,11 @@ impl<D: Dataplane> Engine<D> {
         let mut sweep = match self.sweep.running.take() {
             Some(sweep) => sweep,
             None if self.sweep.next.is_some_and(|at| at <= now) => {
+                // If it can't begin, it tries again.
+                self.sweep.next = Some(now + PAUSE.0);
+                let sweep = self.begin(now)?;
                 self.sweep.next = None;
-                self.begin(now)?
+                sweep
             }
             None => return Ok(()),
         };
