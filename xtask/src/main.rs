@@ -59,6 +59,7 @@ enum Command {
 }
 
 fn main() -> Result<()> {
+    run::find_installed_programs();
     match Arguments::parse().command {
         Command::Setup { check, build_only } => setup::run(check, build_only),
         Command::Build { release } => {

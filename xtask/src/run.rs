@@ -12,6 +12,20 @@ pub fn workspace() -> PathBuf {
         .map_or_else(PathBuf::new, PathBuf::from)
 }
 
+/// Makes this process, and all that it starts, find what `cargo install` installed.
+pub fn find_installed_programs() {
+    let home = std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let paths = std::env::split_paths(&path).chain([cargo.join("bin")]);
+    if let Ok(path) = std::env::join_paths(paths) {
+        // SAFETY: the only thread of this process.
+        unsafe { std::env::set_var("PATH", path) };
+    }
+}
+
 /// Runs a command in the workspace, its output going where ours goes.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);

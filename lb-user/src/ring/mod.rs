@@ -10,6 +10,8 @@ mod segments;
 mod shares;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
