@@ -298,7 +298,7 @@ impl World {
             None => {
                 let reused = self.closed.remove(&tuple);
                 self.outcome.reused += u64::from(reused);
-                let udp = tuple % 5 == 0;
+                let udp = tuple.is_multiple_of(5);
                 let vm = self.forward(tuple, !udp, false);
                 let life = self.lives[&vm];
                 let flow = Flow {
