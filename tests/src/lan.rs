@@ -36,6 +36,20 @@ impl Lan {
         Self { switch }
     }
 
+    /// Returns the switch's namespace.
+    #[must_use]
+    pub fn switch(&self) -> &Netns {
+        &self.switch
+    }
+
+    /// Adds a tap for a VM. Returns its name in the switch's namespace.
+    pub fn tap(&self, number: u8) -> String {
+        let tap = format!("tap{number}");
+        self.switch.ip(&format!("tuntap add dev {tap} mode tap"));
+        self.switch.ip(&format!("link set {tap} master sw up"));
+        tap
+    }
+
     /// Adds a host.
     pub fn host(&self, tag: &str, number: u8) -> Host {
         let netns = Netns::new(tag);

@@ -11,5 +11,6 @@ pub mod netns;
 pub mod pass;
 pub mod program;
 pub mod server;
+pub mod vm;
 pub mod wait;
 pub mod weir;

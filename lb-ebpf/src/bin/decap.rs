@@ -216,11 +216,10 @@ fn rewrite<const L3: usize, const ETHERTYPE: usize, const CHECKSUM: usize, const
     let ethernet = frame.at::<14>(0).ok_or(Outcome::PassMalformed)?;
     let moved = frame.at::<LEN>(outer.len).ok_or(Outcome::PassMalformed)?;
     let version = moved.get8::<L3>() >> 4;
-    let fits = match outer.outcome {
-        Outcome::Ipv4InIpv4 | Outcome::Ipv4InIpv6 => version == 4,
-        Outcome::Ipv6InIpv4 | Outcome::Ipv6InIpv6 => version == 6,
-        _ => version == 4 || version == 6,
-    };
+    // IPIP's outer header names the version of the packet inside, GUE's doesn't.
+    let only_v4 = matches!(outer.outcome, Outcome::Ipv4InIpv4 | Outcome::Ipv4InIpv6);
+    let only_v6 = matches!(outer.outcome, Outcome::Ipv6InIpv4 | Outcome::Ipv6InIpv6);
+    let fits = (version == 4 && !only_v6) || (version == 6 && !only_v4);
     if !fits {
         return Err(Outcome::PassMalformed);
     }

@@ -3,6 +3,7 @@
 //! Each [`Need`] knows how to find out whether it is there, and which commands bring it. The
 //! checks are cheap, so every other command runs the set-up first.
 
+mod guest;
 mod need;
 
 use std::process::Command;
@@ -59,6 +60,8 @@ fn install(need: &Need, pinned: &str, llvm: &str) -> Result<()> {
         Need::Package(_) => Ok(()),
         Need::RustSource => rust_source(pinned),
         Need::BpfLinker => bpf_linker(pinned, llvm),
+        Need::Qemu => qemu(),
+        Need::Guest => guest::install(),
     }
 }
 
@@ -92,6 +95,26 @@ fn bpf_linker(pinned: &str, llvm: &str) -> Result<()> {
     cargo.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
     run_command(&mut cargo)
         .context("bpf-linker could not be built: see its output above for what it lacks")
+}
+
+/// QEMU: some machines have newer libraries of it from backports, and then need all of it from
+/// there.
+fn qemu() -> Result<()> {
+    if apt_install(&["qemu-system-x86"]).is_ok() {
+        return Ok(());
+    }
+    println!("setup: qemu-system-x86 is not installable; trying bookworm-backports");
+    need::enable_backports()?;
+    apt(&["update"])?;
+    apt(&[
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        "--target-release",
+        "bookworm-backports",
+        "qemu-system-x86",
+    ])
+    .context("qemu-system-x86 can't be had: install it, or run `cargo xtask test --unprivileged`")
 }
 
 fn apt_install(packages: &[&str]) -> Result<()> {

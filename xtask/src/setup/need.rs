@@ -1,5 +1,8 @@
 use std::path::Path;
 
+use anyhow::{Context as _, Result};
+
+use super::guest;
 use crate::run::output;
 
 /// The name under which Debian's compiler is linked; `lb-user/build.rs` knows it too.
@@ -14,6 +17,10 @@ pub enum Need {
     RustSource,
     /// The linker of BPF objects.
     BpfLinker,
+    /// The emulator.
+    Qemu,
+    /// A kernel for VMs.
+    Guest,
 }
 
 /// A Debian package and what it is for.
@@ -30,6 +37,8 @@ impl Need {
             Self::Package(package) => &package.name,
             Self::RustSource => "rust-src",
             Self::BpfLinker => "bpf-linker",
+            Self::Qemu => "qemu-system-x86",
+            Self::Guest => "a guest kernel",
         }
     }
 
@@ -39,14 +48,16 @@ impl Need {
             Self::Package(package) => package.purpose,
             Self::RustSource => "`core` is built from source for the BPF target",
             Self::BpfLinker => "links the XDP programs",
+            Self::Qemu => "runs the VMs that tests send traffic to",
+            Self::Guest => "Debian's kernel for these VMs, kept in target/guest",
         }
     }
 
     /// Returns whether only root can install it.
     pub const fn wants_root(&self) -> bool {
         match self {
-            Self::Package(_) => true,
-            Self::RustSource | Self::BpfLinker => false,
+            Self::Package(_) | Self::Qemu => true,
+            Self::RustSource | Self::BpfLinker | Self::Guest => false,
         }
     }
 }
@@ -84,6 +95,14 @@ pub fn missing(pinned: &str, llvm: &str, build_only: bool) -> Vec<Need> {
     if !has_linker {
         needs.push(linker);
     }
+    if !build_only {
+        if output("qemu-system-x86_64", &["--version"]).is_none() {
+            needs.push(Need::Qemu);
+        }
+        if !guest::installed() {
+            needs.push(Need::Guest);
+        }
+    }
     needs
 }
 
@@ -106,6 +125,8 @@ fn test_packages() -> Vec<Package> {
         ("iproute2", "tests make network namespaces with it"),
         ("ethtool", "turns off a veth's offloads, as on a real wire"),
         ("nginx-light", "the web servers of the demo"),
+        ("busybox-static", "user space of the VMs"),
+        ("cpio", "packs it"),
     ]
     .map(|(name, purpose)| Package {
         name: name.to_owned(),
@@ -129,9 +150,62 @@ fn has_core_source(toolchain: &str) -> bool {
     })
 }
 
+/// Adds bookworm-backports beside Debian's own suite, from the same mirror.
+pub fn enable_backports() -> Result<()> {
+    let target = "/etc/apt/sources.list.d/weir-backports.sources";
+    let source = "/etc/apt/sources.list.d/debian.sources";
+    let text = std::fs::read_to_string(source)
+        .with_context(|| format!("{source}: can't see which mirror this machine uses"))?;
+    let backports =
+        backports_of(&text).with_context(|| format!("{source} has no suite bookworm"))?;
+    std::fs::write(target, backports).with_context(|| format!("writing {target}"))
+}
+
+/// Returns the paragraph of `debian.sources` that names the suite bookworm, for its backports.
+fn backports_of(sources: &str) -> Option<String> {
+    let paragraph = sources.split("\n\n").find(|paragraph| {
+        let mut lines = paragraph.lines();
+        lines.any(|line| {
+            line.strip_prefix("Suites:")
+                .is_some_and(|suites| suites.split_whitespace().any(|suite| suite == "bookworm"))
+        })
+    })?;
+    let lines = paragraph.lines().map(|line| {
+        if line.starts_with("Suites:") {
+            "Suites: bookworm-backports"
+        } else {
+            line
+        }
+    });
+    Some(lines.collect::<Vec<_>>().join("\n") + "\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn backports_come_from_the_machines_own_mirror() {
+        let sources = "\
+Types: deb
+URIs: http://mirror.example/security
+Suites: bookworm-security
+Components: main
+
+Types: deb
+URIs: http://mirror.example/debian
+Suites: bookworm bookworm-updates
+Components: main
+";
+        let expected = "\
+Types: deb
+URIs: http://mirror.example/debian
+Suites: bookworm-backports
+Components: main
+";
+        assert_eq!(backports_of(sources).as_deref(), Some(expected));
+        assert_eq!(backports_of("Suites: trixie"), None);
+    }
 
     #[test]
     fn only_packages_are_installed_by_the_package_manager() {

@@ -1,0 +1,169 @@
+//! A real VM: QEMU with Debian's kernel, whose own tunnels unwrap what the balancer wraps.
+//!
+//! Emulated (TCG) also where KVM is: a nested KVM may not boot a stock kernel, and one second more
+//! costs nothing here.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use tempfile::TempDir;
+
+use crate::lan::Lan;
+use crate::netns::must;
+
+/// The guest's first program. `@ADDRESS@` and `@VIPS@` are filled in.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+for module in $(cat /modules/order); do insmod /modules/$module.ko; done
+while [ ! -e /sys/class/net/eth0 ]; do sleep 0.1; done
+for key in all/arp_ignore=1 all/arp_announce=2 all/rp_filter=0 default/rp_filter=0 tunl0/rp_filter=0; do
+  echo ${key#*=} > /proc/sys/net/ipv4/conf/${key%=*}
+done
+/sbin/ip link set lo up
+/sbin/ip link set eth0 up
+/sbin/ip addr add @ADDRESS@/24 dev eth0
+for vip in @VIPS@; do /sbin/ip addr add $vip/32 dev lo; done
+# IPIP in, and GUE in, which hands its packets on to IPIP.
+/sbin/ip link set tunl0 up
+/sbin/ip fou add port 6080 gue
+mkdir -p /www/cgi-bin
+echo vm > /www/index.html
+cat > /www/cgi-bin/unwrapped <<'END'
+#!/bin/sh
+printf 'Content-Type: text/plain\r\n\r\n'
+cat /sys/class/net/tunl0/statistics/rx_packets
+END
+chmod +x /www/cgi-bin/unwrapped
+httpd -p 80 -h /www
+echo "the guest is ready"
+while true; do sleep 1000; done
+"#;
+
+/// A VM, until it is dropped.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    directory: TempDir,
+    address: String,
+}
+
+/// Returns where `cargo xtask setup` puts the guest's kernel.
+fn guest() -> PathBuf {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest");
+    assert!(
+        directory.join("modules/order").exists(),
+        "there is no guest kernel: run the tests by `cargo xtask test`, which fetches it"
+    );
+    directory
+}
+
+impl Vm {
+    /// Boots a VM on a network, at 198.18.0.`number`, which answers for `vips` by HTTP.
+    pub fn boot(lan: &Lan, number: u8, vips: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let address = format!("198.18.0.{number}");
+        let image = image(directory.path(), &address, vips);
+        let tap = lan.tap(number);
+        let mut qemu = lan.switch().command("qemu-system-x86_64");
+        qemu.args([
+            "-M",
+            "q35",
+            "-accel",
+            "tcg,tb-size=64",
+            "-cpu",
+            "qemu64",
+            "-m",
+            "128",
+        ]);
+        qemu.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        qemu.arg("-kernel")
+            .arg(guest().join("vmlinuz"))
+            .arg("-initrd")
+            .arg(image);
+        qemu.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        qemu.arg("-serial").arg(format!(
+            "file:{}",
+            directory.path().join("console").display()
+        ));
+        qemu.arg("-netdev")
+            .arg(format!("tap,id=n0,ifname={tap},script=no,downscript=no"));
+        qemu.arg("-device").arg(format!(
+            "virtio-net-pci,netdev=n0,mac=02:00:00:00:00:{number:02x},romfile="
+        ));
+        let child = qemu.spawn().expect("starting qemu");
+        Self {
+            child,
+            directory,
+            address,
+        }
+    }
+
+    /// Returns its address.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Returns what it said.
+    pub fn console(&self) -> String {
+        fs::read_to_string(self.directory.path().join("console")).unwrap_or_default()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes the guest's file system: busybox, the modules, and Debian's `ip`, which knows GUE.
+fn image(directory: &Path, address: &str, vips: &[&str]) -> PathBuf {
+    let root = directory.join("root");
+    for name in ["bin", "sbin", "proc", "sys", "dev", "modules"] {
+        fs::create_dir_all(root.join(name)).expect("a directory");
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static");
+    for entry in fs::read_dir(guest().join("modules"))
+        .expect("modules")
+        .flatten()
+    {
+        fs::copy(entry.path(), root.join("modules").join(entry.file_name())).expect("a module");
+    }
+    let ip = ["/sbin/ip", "/bin/ip", "/usr/bin/ip"]
+        .into_iter()
+        .find(|ip| Path::new(ip).exists());
+    let ip = ip.expect("iproute2");
+    fs::copy(ip, root.join("sbin/ip")).expect("ip");
+    let libraries = must(Command::new("ldd").arg(ip)).stdout;
+    for word in String::from_utf8_lossy(&libraries).split_whitespace() {
+        let source = Path::new(word);
+        if source.is_absolute() && source.exists() {
+            let target = root.join(word.trim_start_matches('/'));
+            fs::create_dir_all(target.parent().expect("a directory")).expect("a directory");
+            fs::copy(source, target).expect("a library");
+        }
+    }
+    let init = root.join("init");
+    let script = INIT
+        .replace("@ADDRESS@", address)
+        .replace("@VIPS@", &vips.join(" "));
+    fs::write(&init, script).expect("the guest's init");
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).expect("the guest's init");
+    let image = directory.join("image");
+    let pack = format!(
+        "cd '{}' && find . | cpio --quiet -o -H newc > '{}'",
+        root.display(),
+        image.display()
+    );
+    must(Command::new("sh").args(["-c", &pack]));
+    image
+}

@@ -1,0 +1,90 @@
+//! A real VM behind the real daemon: Debian's own kernel unwraps IPIP and GUE and answers the
+//! client directly.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use lb_tests::lan::{Host, Lan};
+use lb_tests::vm::Vm;
+use lb_tests::wait;
+use lb_tests::weir::Weir;
+
+const IPIP_VIP: &str = "198.18.9.10";
+const GUE_VIP: &str = "198.18.9.11";
+
+/// Sends `GET path`. Returns the body.
+fn get(from: &Host, address: &str, path: &str) -> io::Result<String> {
+    let to: SocketAddr = format!("{address}:80").parse().unwrap();
+    let patience = Duration::from_secs(5);
+    let mut stream = from
+        .netns
+        .enter(|| TcpStream::connect_timeout(&to, patience))?;
+    stream.set_read_timeout(Some(patience))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or(io::ErrorKind::InvalidData)?;
+    Ok(body.trim().to_owned())
+}
+
+#[test]
+fn debians_kernel_unwraps_ipip_and_gue_and_answers_the_client() {
+    let lan = Lan::new();
+    let client = lan.host("client", 1);
+    let balancer = lan.host("balancer", 2);
+    for vip in [IPIP_VIP, GUE_VIP] {
+        client.route_vip(vip, &balancer);
+    }
+    let vm = Vm::boot(&lan, 21, &[IPIP_VIP, GUE_VIP]);
+    wait::until("the guest to serve", || {
+        get(&client, vm.address(), "/")
+            .ok()
+            .filter(|name| name == "vm")
+    });
+    let unwrapped = || -> u64 {
+        let count = get(&client, vm.address(), "/cgi-bin/unwrapped").expect("the guest's count");
+        count
+            .parse()
+            .unwrap_or_else(|_| panic!("{count:?}: {}", vm.console()))
+    };
+    assert_eq!(unwrapped(), 0, "nothing came through a tunnel yet");
+
+    let service = |name: &str, vip: &str, forward: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\naddress = \"{vip}\"\nport = 80\nprotocol = \"tcp\"\nforward = \"{forward}\"\n\
+             [[service.backend]]\nname = \"vm\"\naddress = \"{}\"\n",
+            vm.address()
+        )
+    };
+    let config = format!(
+        "[[interface]]\nname = \"eth\"\n{}{}",
+        service("ipip", IPIP_VIP, "ipip"),
+        service("gue", GUE_VIP, "gue")
+    );
+    let weir = Weir::start(&balancer, &config);
+    let mut sent = 0;
+    for (name, vip) in [("ipip", IPIP_VIP), ("gue", GUE_VIP)] {
+        weir.wait_serving(name);
+        for _ in 0..5 {
+            let answer = get(&client, vip, "/");
+            assert_eq!(
+                answer.unwrap_or_else(|error| panic!("{name}: {error}: {}", vm.console())),
+                "vm"
+            );
+        }
+        let packets = weir.backend(name, "vm", "packets").as_u64().unwrap();
+        assert!(
+            packets >= 20,
+            "a request has four packets at least: {packets}"
+        );
+        sent += packets;
+        assert_eq!(
+            unwrapped(),
+            sent,
+            "what was wrapped is what the guest unwrapped"
+        );
+    }
+}
