@@ -55,6 +55,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Difference> {
                 service.vip,
                 service.backends.len()
             )),
+            Some(before) if before == service => {}
             Some(before) => services(before, service, &mut lines),
         }
     }

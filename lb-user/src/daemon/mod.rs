@@ -185,8 +185,7 @@ impl Daemon {
         // would only be the router's.
         let direct = self
             .engine
-            .reachable()
-            .get(id)
+            .backend(id)
             .is_some_and(|backend| backend.forward == Forward::L2);
         if failed && direct {
             if probed {
@@ -199,8 +198,7 @@ impl Daemon {
 
     /// Packets that grow over the MTU of the way to a backend are lost without a word.
     fn check_mtu(&self, id: &BackendId, hop: &crate::model::NextHop) {
-        let backends = self.engine.reachable();
-        let overhead = backends.get(id).map_or(0, crate::template::overhead);
+        let overhead = self.engine.backend(id).map_or(0, crate::template::overhead);
         if overhead > 0 && hop.mtu < 1500 + overhead {
             warn!(
                 service = %id.service, backend = %id.backend, mtu = hop.mtu, overhead,

@@ -76,7 +76,7 @@ pub struct Engine<D> {
     again: BTreeMap<Name, Instant>,
     /// New services that wait for next hops, until then.
     waiting: BTreeMap<Name, Instant>,
-    states: BTreeMap<BackendId, BackendState>,
+    states: BTreeMap<Name, BTreeMap<Name, BackendState>>,
     /// Declarations of removed backends whose flows have not ended, so that their next hops are
     /// still followed. Not kept over a restart: then the last template stays.
     leaving: BTreeMap<BackendId, Backend>,
@@ -159,6 +159,13 @@ impl<D: Dataplane> Engine<D> {
     pub fn backend_in(&self, slot: BackendSlot) -> Option<&Name> {
         let mut services = self.installed.values();
         services.find_map(|service| service.backend_in(slot))
+    }
+
+    /// Returns a backend that is declared, or was and is leaving.
+    pub fn backend(&self, id: &BackendId) -> Option<&Backend> {
+        let service = self.desired.services.get(&id.service);
+        let declared = service.and_then(|service| service.backends.get(&id.backend));
+        declared.or_else(|| self.leaving.get(id))
     }
 
     /// Returns every backend whose next hop is wanted: declared, or leaving.

@@ -119,9 +119,10 @@ impl<D: Dataplane> Engine<D> {
         if !self.installed.contains_key(name) {
             self.dataplane.clear_service_stats(plan.after.slot)?;
         }
-        for hop in self.observed.next_hops.values() {
-            if self.devices.insert(hop.value.ifindex) {
-                self.dataplane.add_device(hop.value.ifindex)?;
+        for backend in plan.after.backends.values() {
+            let ifindex = backend.template.ifindex;
+            if ifindex != 0 && self.devices.insert(ifindex) {
+                self.dataplane.add_device(ifindex)?;
             }
         }
         for step in &plan.steps {
@@ -151,32 +152,23 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn note_states(&mut self, name: &Name, plan: &ServicePlan) {
-        let any_up = plan.states.values().any(|state| *state == BackendState::Up);
-        let had_up = plan.states.keys().any(|backend| {
-            let id = BackendId {
-                service: name.clone(),
-                backend: backend.clone(),
-            };
-            self.states.get(&id) == Some(&BackendState::Up)
-        });
-        if !any_up && (had_up || !self.installed.contains_key(name)) {
+        let before = self.states.insert(name.clone(), plan.states.clone());
+        let any_up = |states: &BTreeMap<Name, BackendState>| {
+            states.values().any(|state| *state == BackendState::Up)
+        };
+        if !any_up(&plan.states) && before.as_ref().is_none_or(any_up) {
             warn!(service = %name, "no backend can take new flows; the last owners keep them (fail open)");
         }
         for (backend, state) in &plan.states {
-            let id = BackendId {
-                service: name.clone(),
-                backend: backend.clone(),
-            };
-            let before = self.states.insert(id.clone(), *state);
-            if before != Some(*state) {
-                let why = self.reason(&id).unwrap_or_default();
-                let state = state.as_str();
+            if before.as_ref().and_then(|before| before.get(backend)) != Some(state) {
+                let why = self.reason(&BackendId {
+                    service: name.clone(),
+                    backend: backend.clone(),
+                });
+                let (state, why) = (state.as_str(), why.unwrap_or_default());
                 info!(service = %name, %backend, state, why, "backend");
             }
         }
-        let states = &plan.states;
-        self.states
-            .retain(|id, _| id.service != *name || states.contains_key(&id.backend));
     }
 
     /// Returns why nobody knows how to reach a backend.
@@ -203,7 +195,7 @@ impl<D: Dataplane> Engine<D> {
             self.dataplane.remove_service(&service.vip)?;
         }
         self.installed.remove(name);
-        self.states.retain(|id, _| id.service != *name);
+        self.states.remove(name);
         self.unresolved.retain(|id, _| id.service != *name);
         self.observed.next_hops.retain(|id, _| id.service != *name);
         self.observed.health.retain(|id, _| id.service != *name);

@@ -73,9 +73,9 @@ impl<D: Dataplane> Engine<D> {
                 Some(slot) => self.dataplane.backend_stats(slot)?,
                 None => BackendStats::default(),
             };
-            let state = self
-                .states
-                .get(&id)
+            let states = self.states.get(&service.name);
+            let state = states
+                .and_then(|states| states.get(name))
                 .copied()
                 .unwrap_or(BackendState::Unresolved);
             let status = BackendStatus {

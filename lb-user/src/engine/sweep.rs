@@ -232,7 +232,9 @@ impl<D: Dataplane> Engine<D> {
             service.backends.remove(&id.backend);
             self.clear(slot)?;
             self.leaving.remove(&id);
-            self.states.remove(&id);
+            if let Some(states) = self.states.get_mut(&id.service) {
+                states.remove(&id.backend);
+            }
             self.unresolved.remove(&id);
             self.observed.next_hops.remove(&id);
             self.observed.health.remove(&id);

@@ -155,7 +155,7 @@ impl World {
     }
 
     fn state(&self, backend: &str) -> BackendState {
-        self.engine.states[&id(backend)]
+        self.engine.states[&name("web")][&name(backend)]
     }
 
     /// A flow of a row that some backend has, as the program would enter it.
@@ -444,7 +444,7 @@ fn a_removed_backend_leaves_when_its_flows_have_ended() {
     );
     world.engine.observe_hop(&id("vm3"), hop(9), world.now);
     world.pass(Duration::from_secs(200));
-    assert!(!world.engine.states.contains_key(&id("vm3")));
+    assert!(!world.engine.states[&name("web")].contains_key(&name("vm3")));
     assert_eq!(world.engine.slots.backend(&id("vm3")), None);
     assert!(!world.head(3).alive());
     assert_eq!(

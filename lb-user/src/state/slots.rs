@@ -119,6 +119,15 @@ impl Slots {
         backends: impl Iterator<Item = &'a Name>,
         limit: u32,
     ) -> Result<(), NoSlot> {
+        let Some(has) = self.services.get(service.as_str()) else {
+            return Ok(());
+        };
+        let new: Vec<&Name> = backends
+            .filter(|name| !has.backends.contains_key(name.as_str()))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
         let mut used: BTreeSet<u32> = self
             .services
             .values()
@@ -128,10 +137,7 @@ impl Slots {
         let Some(service) = self.services.get_mut(service.as_str()) else {
             return Ok(());
         };
-        for name in backends {
-            if service.backends.contains_key(name.as_str()) {
-                continue;
-            }
+        for name in new {
             let slot = lowest(from..limit.saturating_add(1), &used).ok_or(NoSlot {
                 field: "backends",
                 limit,
