@@ -29,7 +29,17 @@ use trace::{Count, Explain};
 /// The program that is attached.
 #[xdp]
 pub fn weir(ctx: XdpContext) -> u32 {
-    pipeline::run(&mut Context::new(ctx), &Count)
+    #[cfg(feature = "log")]
+    let log = XdpContext::new(aya_ebpf::EbpfContext::as_ptr(&ctx).cast());
+    let verdict = pipeline::run(&mut Context::new(ctx), &Count);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
+        &log,
+        "a frame, now of {} bytes: verdict {}",
+        log.data_end() - log.data(),
+        verdict
+    );
+    verdict
 }
 
 /// The same pipeline for `weir explain`: it is never attached, only run on a crafted packet by

@@ -72,6 +72,10 @@ pub enum LoadError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The program's log lines can't be read.
+    #[cfg(feature = "log")]
+    #[error("reading the program's log lines")]
+    Log(#[source] aya_log::Error),
     /// A map could not be used.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -147,6 +151,8 @@ fn finish(
             source: Box::new(source),
         })?;
     }
+    #[cfg(feature = "log")]
+    super::log::start(&mut ebpf).map_err(LoadError::Log)?;
     Kernel::new(ebpf, pins.clone(), settings.limits, adopted)
 }
 

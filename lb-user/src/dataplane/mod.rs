@@ -9,6 +9,8 @@ mod clock;
 mod explain;
 mod kernel;
 mod load;
+#[cfg(feature = "log")]
+mod log;
 mod mapped;
 mod memory;
 mod object;
