@@ -18,7 +18,7 @@ pub struct Host {
     pub netns: Netns,
     /// Its number.
     pub number: u8,
-    _port: OwnedFd,
+    _port: Option<OwnedFd>,
 }
 
 impl Default for Lan {
@@ -74,12 +74,22 @@ impl Lan {
         Host {
             netns,
             number,
-            _port: link.expect("XDP on the switch's port"),
+            _port: Some(link.expect("XDP on the switch's port")),
         }
     }
 }
 
 impl Host {
+    /// Takes a namespace that hangs elsewhere.
+    #[must_use]
+    pub fn in_netns(netns: Netns, number: u8) -> Self {
+        Self {
+            netns,
+            number,
+            _port: None,
+        }
+    }
+
     /// Returns its IPv4 address.
     pub fn v4(&self) -> String {
         format!("198.18.0.{}", self.number)

@@ -84,7 +84,7 @@ impl Daemon {
                     .ok()
                     .and_then(|found| found.templates.get(usize::from(head.side())).copied());
                 let kind = template.map_or("?", |template| show_kind(template.kind()));
-                let interface = template.map_or(0, |template| template.ifindex);
+                let interface = interface_name(template.map_or(0, |template| template.ifindex));
                 steps.push(format!(
                     "backend {}: {kind}, out of interface {interface}",
                     show(slot)
@@ -120,6 +120,12 @@ impl Daemon {
         let name: Option<&Name> = self.engine.backend_in(slot);
         name.map_or_else(|| "nobody".to_owned(), ToString::to_string)
     }
+}
+
+fn interface_name(ifindex: u32) -> String {
+    let name = nix::net::if_::if_indextoname(ifindex).ok();
+    let name = name.and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| ifindex.to_string())
 }
 
 const fn show_kind(kind: TemplateKind) -> &'static str {
