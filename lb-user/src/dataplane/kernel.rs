@@ -2,14 +2,12 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::xdp::{DevMapHash, XdpMapError};
-use aya::maps::{Array, HashMap, Map, MapData, MapError as AyaError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, MapError as AyaError, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use lb_common::{
     backend::{Backend, BackendSlot, Head, Template},
@@ -24,12 +22,14 @@ use lb_common::{
 use super::attach::{self, AttachError, Attached};
 use super::clock::{Clock, Jiffies};
 use super::explain::test_run;
+use super::keys::{ServiceKey, vip};
 use super::load::LoadError;
 use super::mapped::Mapped;
+use super::open::{mapped, take, walk};
 use super::pins::{PinError, Pins};
 use super::walk::{FlowCursor, Walk};
 use super::{Dataplane, Explained, FlowKey, MapError};
-use crate::model::{AttachMode, L4Protocol, Limits, ServicePort, Vip};
+use crate::model::{AttachMode, Limits, Vip};
 
 const HEAD_WORDS: usize = size_of::<Backend>() / 8;
 const TEMPLATE_WORDS: usize = size_of::<Template>() / 8;
@@ -55,49 +55,6 @@ pub struct Kernel {
     service_stats: PerCpuArray<MapData, ServiceStats>,
     reasons: PerCpuArray<MapData, u64>,
     explanation: PerCpuArray<MapData, Explanation>,
-}
-
-fn take<M>(ebpf: &mut Ebpf, map: &'static str) -> Result<M, LoadError>
-where
-    M: TryFrom<Map, Error = AyaError>,
-{
-    let taken = ebpf.take_map(map).ok_or(LoadError::Missing(map))?;
-    Ok(M::try_from(taken).map_err(|source| MapError::Kernel { map, source })?)
-}
-
-fn walk<K: aya::Pod + bytemuck::Pod>(
-    ebpf: &mut Ebpf,
-    map: &'static str,
-) -> Result<Walk<K>, LoadError> {
-    let failed = |source| MapError::Kernel { map, source };
-    match ebpf.map(map) {
-        Some(typed @ Map::HashMap(data)) => {
-            // The typed map checks the sizes of keys and values.
-            HashMap::<&MapData, K, FlowEntry>::try_from(typed).map_err(failed)?;
-            Ok(Walk::new(data).map_err(|error| failed(AyaError::IoError(error)))?)
-        }
-        _ => Err(LoadError::Missing(map)),
-    }
-}
-
-fn mapped(ebpf: &mut Ebpf, map: &'static str, words: usize) -> Result<Mapped, LoadError> {
-    let failed = |error| MapError::Kernel {
-        map,
-        source: AyaError::IoError(error),
-    };
-    match ebpf.take_map(map) {
-        Some(Map::Array(data)) => Ok(Mapped::new(MapFdRef(&data), words).map_err(failed)?),
-        _ => Err(LoadError::Missing(map)),
-    }
-}
-
-/// aya's map data knows its descriptor, but isn't `AsFd` itself.
-struct MapFdRef<'a>(&'a MapData);
-
-impl std::os::fd::AsFd for MapFdRef<'_> {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.fd().as_fd()
-    }
 }
 
 impl Kernel {
@@ -283,54 +240,6 @@ fn ignore_missing(map: &'static str, result: Result<(), AyaError>) -> Result<(),
         }
         Err(source) => Err(MapError::Kernel { map, source }),
     }
-}
-
-/// A VIP as a key of its family's service map.
-pub(super) enum ServiceKey {
-    V4(ServiceKey4),
-    V6(ServiceKey6),
-}
-
-impl From<&Vip> for ServiceKey {
-    fn from(vip: &Vip) -> Self {
-        let port = match vip.port {
-            ServicePort::Any => [0, 0],
-            ServicePort::Exact(port) => port.get().to_be_bytes(),
-        };
-        let proto = vip.protocol.number();
-        match vip.address {
-            IpAddr::V4(address) => Self::V4(ServiceKey4 {
-                vip: address.octets(),
-                port,
-                proto,
-                _pad: 0,
-            }),
-            IpAddr::V6(address) => Self::V6(ServiceKey6 {
-                vip: address.octets(),
-                port,
-                proto,
-                _pad: 0,
-            }),
-        }
-    }
-}
-
-/// Returns the VIP that a service map key stands for; nothing if the key is none of ours.
-fn vip(address: IpAddr, port: [u8; 2], proto: u8) -> Option<Vip> {
-    let port = match NonZeroU16::new(u16::from_be_bytes(port)) {
-        None => ServicePort::Any,
-        Some(port) => ServicePort::Exact(port),
-    };
-    let protocol = match proto {
-        lb_common::PROTO_TCP => L4Protocol::Tcp,
-        lb_common::PROTO_UDP => L4Protocol::Udp,
-        _ => return None,
-    };
-    Some(Vip {
-        address,
-        port,
-        protocol,
-    })
 }
 
 fn sum<T: aya::Pod, S>(values: &PerCpuValues<T>, start: S, add: impl Fn(&mut S, &T)) -> S {

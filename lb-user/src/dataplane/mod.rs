@@ -8,12 +8,14 @@ mod attach;
 mod clock;
 mod explain;
 mod kernel;
+mod keys;
 mod load;
 #[cfg(feature = "log")]
 mod log;
 mod mapped;
 mod memory;
 mod object;
+mod open;
 mod pins;
 mod sys;
 mod walk;

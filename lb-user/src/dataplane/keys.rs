@@ -1,0 +1,56 @@
+//! VIPs as keys of the service maps.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use lb_common::service::{ServiceKey4, ServiceKey6};
+
+use crate::model::{L4Protocol, ServicePort, Vip};
+
+/// A VIP as a key of its family's service map.
+pub(super) enum ServiceKey {
+    V4(ServiceKey4),
+    V6(ServiceKey6),
+}
+
+impl From<&Vip> for ServiceKey {
+    fn from(vip: &Vip) -> Self {
+        let port = match vip.port {
+            ServicePort::Any => [0, 0],
+            ServicePort::Exact(port) => port.get().to_be_bytes(),
+        };
+        let proto = vip.protocol.number();
+        match vip.address {
+            IpAddr::V4(address) => Self::V4(ServiceKey4 {
+                vip: address.octets(),
+                port,
+                proto,
+                _pad: 0,
+            }),
+            IpAddr::V6(address) => Self::V6(ServiceKey6 {
+                vip: address.octets(),
+                port,
+                proto,
+                _pad: 0,
+            }),
+        }
+    }
+}
+
+/// Returns the VIP that a service map key stands for; nothing if the key is none of ours.
+pub(super) fn vip(address: IpAddr, port: [u8; 2], proto: u8) -> Option<Vip> {
+    let port = match NonZeroU16::new(u16::from_be_bytes(port)) {
+        None => ServicePort::Any,
+        Some(port) => ServicePort::Exact(port),
+    };
+    let protocol = match proto {
+        lb_common::PROTO_TCP => L4Protocol::Tcp,
+        lb_common::PROTO_UDP => L4Protocol::Udp,
+        _ => return None,
+    };
+    Some(Vip {
+        address,
+        port,
+        protocol,
+    })
+}

@@ -1,0 +1,242 @@
+//! Moves that settle, deaths, removals and restarts.
+
+use super::*;
+
+#[test]
+fn moved_rows_settle_once_their_flows_have_ended() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1, 0]));
+    let row = (0..)
+        .zip(world.rows())
+        .find(|(_, row)| row.lookup())
+        .unwrap()
+        .0;
+    let key = world.track(2, row);
+    world.pass(Duration::from_secs(55));
+    let service = world.engine.installed(&name("web")).unwrap();
+    assert_eq!(service.ring.unsettled(), 256, "within the idle time-out");
+    // The flow goes on: its row can't finish.
+    let now = world.engine.dataplane.clock.now.0 as u32;
+    world.engine.dataplane.flows.get_mut(&key).unwrap().last = now;
+    world.pass(Duration::from_secs(40));
+    let service = world.engine.installed(&name("web")).unwrap();
+    assert_eq!((service.ring.unsettled(), service.ring.lookups()), (0, 1));
+    assert_eq!(
+        world.engine.status().unwrap()[0].backends[&name("vm2")].flows,
+        1
+    );
+    world.pass(Duration::from_secs(80));
+    assert!(
+        world.engine.dataplane.flows.is_empty(),
+        "it was idle too long"
+    );
+    assert!(world.rows().iter().all(|row| *row == Row::settled(slot(1))));
+    assert_eq!(world.engine.next_deadline(), None);
+}
+
+#[test]
+fn a_refused_insert_delays_settling() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1, 0]));
+    world.pass(Duration::from_secs(50));
+    let refused_at = world.engine.dataplane.clock.now.0;
+    let stats = lb_common::stats::ServiceStats {
+        refused: 1,
+        refused_at,
+        ..Default::default()
+    };
+    world.engine.dataplane.service_stats.insert(0, stats);
+    world.pass(Duration::from_secs(55));
+    assert_eq!(
+        world
+            .engine
+            .installed(&name("web"))
+            .unwrap()
+            .ring
+            .unsettled(),
+        256
+    );
+    world.pass(Duration::from_secs(30));
+    assert_eq!(
+        world
+            .engine
+            .installed(&name("web"))
+            .unwrap()
+            .ring
+            .unsettled(),
+        0
+    );
+}
+
+#[test]
+fn suspect_keeps_flows_and_dead_gives_them_up() {
+    let mut world = World::new();
+    world.declare(web(&[100, 100]));
+    world.reach(2);
+    world
+        .engine
+        .observe_health(&id("vm2"), HealthState::Suspect, world.now);
+    world.run();
+    assert!(world.head(2).alive() && !world.head(2).accepts());
+    assert_eq!(world.owned(2), 0);
+    let kept = world
+        .rows()
+        .iter()
+        .filter(|row| row.untracked() == slot(2))
+        .count();
+    assert_eq!(kept, 256);
+
+    let row = (0..)
+        .zip(world.rows())
+        .find(|(_, row)| row.lookup())
+        .unwrap()
+        .0;
+    world.track(2, row);
+    world
+        .engine
+        .observe_health(&id("vm2"), HealthState::Dead, world.now);
+    world.run();
+    assert!(!world.head(2).alive());
+    assert_eq!(world.head(2).generation(), 1);
+    assert!(
+        world
+            .rows()
+            .iter()
+            .all(|row| row.owner() == slot(1) && row.untracked() == slot(1))
+    );
+    world.pass(Duration::from_secs(40));
+    assert!(
+        world.engine.dataplane.flows.is_empty(),
+        "its entries go with the next sweeps"
+    );
+
+    world
+        .engine
+        .observe_health(&id("vm2"), HealthState::Up, world.now);
+    world.run();
+    assert!(world.head(2).alive() && world.head(2).accepts());
+    assert_eq!((world.owned(2), world.head(2).generation()), (256, 1));
+}
+
+#[test]
+fn when_all_are_dead_the_last_owners_stay() {
+    let mut world = World::new();
+    world.declare(web(&[100, 100]));
+    world.reach(2);
+    for backend in ["vm1", "vm2"] {
+        world
+            .engine
+            .observe_health(&id(backend), HealthState::Dead, world.now);
+        world.run();
+    }
+    assert_eq!((world.owned(1), world.owned(2)), (0, 512));
+    world
+        .engine
+        .observe_health(&id("vm1"), HealthState::Up, world.now);
+    world.run();
+    assert_eq!(world.owned(1), 512);
+    assert!(
+        world.rows().iter().all(|row| row.untracked() == slot(1)),
+        "the dead hold nothing"
+    );
+}
+
+#[test]
+fn a_removed_backend_leaves_when_its_flows_have_ended() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1, 1]));
+    world.reach(3);
+    world.declare(web(&[1, 1]));
+    assert_eq!(world.state("vm3"), BackendState::Leaving);
+    assert!(
+        world.engine.reachable().contains_key(&id("vm3")),
+        "its way is still followed"
+    );
+    world.engine.observe_hop(&id("vm3"), hop(9), world.now);
+    world.pass(Duration::from_secs(200));
+    assert!(!world.engine.states[&name("web")].contains_key(&name("vm3")));
+    assert_eq!(world.engine.slots.backend(&id("vm3")), None);
+    assert!(!world.head(3).alive());
+    assert_eq!(
+        world.head(3).generation(),
+        1,
+        "the next one in its place knows no old flow"
+    );
+    assert_eq!(*world.stored.borrow(), world.engine.slots);
+}
+
+#[test]
+fn a_removed_service_frees_its_places_and_entries() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.track(1, 3);
+    world.declare(Desired {
+        limits: LIMITS,
+        ..Desired::default()
+    });
+    assert!(world.engine.dataplane.services().unwrap().is_empty());
+    world.pass(Duration::from_secs(40));
+    assert!(world.engine.dataplane.flows.is_empty());
+    assert_eq!(world.engine.slots, Slots::default());
+    assert_eq!(world.engine.segments.largest(), LIMITS.rows);
+    assert_eq!(world.engine.next_deadline(), None);
+}
+
+#[test]
+fn a_service_that_comes_back_at_once_knows_its_flows() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.track(1, 3);
+    world.declare(Desired {
+        limits: LIMITS,
+        ..Desired::default()
+    });
+    world.declare(web(&[1]));
+    world.reach(1);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.engine.dataplane.flows.len(), 1);
+    assert_eq!(world.engine.slots.backend(&id("vm2")), None);
+    assert_eq!(world.head(2).generation(), 1);
+}
+
+#[test]
+fn a_restart_changes_nothing_and_goes_on() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1, 0]));
+    let stores = world.engine.dataplane.row_stores;
+    let (rows, head) = (world.rows(), world.head(2));
+    let mut world = world.restart();
+    world.audit();
+    world.declare(web(&[1, 0]));
+    world.reach(2);
+    assert_eq!((world.rows(), world.head(2)), (rows, head));
+    assert_eq!(world.engine.dataplane.row_stores, stores);
+    world.pass(Duration::from_secs(120));
+    assert_eq!(
+        world.engine.installed(&name("web")).unwrap().ring.lookups(),
+        0
+    );
+}
+
+#[test]
+fn what_the_file_lost_while_the_daemon_was_away_is_taken_down() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    let mut world = world.restart();
+    world.declare(Desired {
+        limits: LIMITS,
+        ..Desired::default()
+    });
+    assert!(world.engine.dataplane.services().unwrap().is_empty());
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.engine.slots, Slots::default());
+}
