@@ -253,8 +253,16 @@ fn a_vm_that_dies_is_suspect_first_and_loses_its_flows_only_when_dead() {
     let health = "[service.health]\ntype = \"tcp\"\ninterval = \"100ms\"\ntimeout = \"100ms\"\nfall = 2\ndead_after = \"2s\"";
     let services = world.service("web", VIP, "tcp", health);
     world.stop_server(1);
-    let weir = world.weir(&services);
+    let mut weir = world.weir(&services);
     weir.wait_for("web", "vm1", "dead");
+    assert_eq!(world.spread(20), BTreeMap::from([("vm2".to_owned(), 20)]));
+    weir.end(Signal::SIGKILL);
+    weir.run();
+    assert_eq!(
+        weir.backend("web", "vm1", "state"),
+        "dead",
+        "a new daemon does not revive it"
+    );
     assert_eq!(world.spread(20), BTreeMap::from([("vm2".to_owned(), 20)]));
     let why = weir.json("status");
     assert!(weir.log().contains("refused"), "{why:#}");
@@ -284,6 +292,12 @@ fn a_vm_that_is_gone_from_the_network_is_dead_by_proof() {
         .ip(&format!("neigh del {} dev eth", world.vms[0].v4()));
     weir.wait_for("web", "vm1", "dead");
     assert_eq!(world.spread(10), BTreeMap::from([("vm2".to_owned(), 10)]));
+    weir.cli("backend set-weight web vm2 50");
+    assert_eq!(
+        weir.backend("web", "vm1", "state"),
+        "dead",
+        "a change of something else does not revive it"
+    );
     world.vms[0].netns.ip("link set eth up");
     weir.wait_for("web", "vm1", "up");
     assert!(world.spread(60).contains_key("vm1"));

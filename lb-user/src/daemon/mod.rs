@@ -232,8 +232,26 @@ impl Daemon {
                 probed.insert(id, target);
             }
         }
-        for id in self.checker.set_targets(probed) {
-            self.engine.forget_health(&id);
+        let health = self.engine.health();
+        // Without probes nobody finds a backend suspect. That one is dead its neighbour entry said,
+        // and will say when it isn't.
+        let unprobed: Vec<BackendId> = health
+            .iter()
+            .filter(|(id, seen)| {
+                seen.value == HealthState::Suspect
+                    && !probed.contains_key(*id)
+                    && self.engine.declares(id)
+            })
+            .map(|(id, _)| id.clone())
+            .collect();
+        let known = |id: &BackendId| {
+            health
+                .get(id)
+                .map_or(HealthState::Unknown, |seen| seen.value)
+        };
+        let ended = self.checker.set_targets(probed, known);
+        for id in ended.iter().chain(&unprobed) {
+            self.engine.forget_health(id);
         }
     }
 

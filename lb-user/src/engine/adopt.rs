@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use lb_common::backend::{Head, Template};
+use lb_common::backend::{Head, Template, TemplateKind};
 use lb_common::service::VIP_FILTER_LEN;
 use tracing::{info, warn};
 
 use super::{Engine, EngineError};
 use crate::dataplane::Dataplane;
-use crate::model::{Name, Vip};
+use crate::model::{BackendId, HealthState, Name, Seen, Vip};
 use crate::plan::{InstalledBackend, InstalledService, Segment};
 use crate::ring::Ring;
 
@@ -40,6 +40,7 @@ impl<D: Dataplane> Engine<D> {
                 continue;
             };
             let service = self.adopt_service(&name, vip, slot, segment, now)?;
+            self.adopt_health(&name, &service, now);
             if service.ring.lookups() > 0 {
                 self.sweep.wanted(now, self.interval());
             }
@@ -63,6 +64,24 @@ impl<D: Dataplane> Engine<D> {
             );
         }
         Ok(())
+    }
+
+    /// What was thought of backends stands in their heads: until somebody says otherwise, a dead VM
+    /// stays dead, and one that took no new flows takes none.
+    fn adopt_health(&mut self, name: &Name, service: &InstalledService, now: Instant) {
+        for (backend, installed) in &service.backends {
+            let reached = installed.template.kind() != TemplateKind::Unreachable;
+            let value = match (installed.head.alive(), installed.head.accepts()) {
+                (false, _) if reached => HealthState::Dead,
+                (true, false) => HealthState::Suspect,
+                _ => continue,
+            };
+            let id = BackendId {
+                service: name.clone(),
+                backend: backend.clone(),
+            };
+            self.observed.health.insert(id, Seen { value, at: now });
+        }
     }
 
     pub(super) fn adopt_service(

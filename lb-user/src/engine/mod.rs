@@ -161,6 +161,12 @@ impl<D: Dataplane> Engine<D> {
         services.find_map(|service| service.backend_in(slot))
     }
 
+    /// Returns whether a backend is declared.
+    pub fn declares(&self, id: &BackendId) -> bool {
+        let service = self.desired.services.get(&id.service);
+        service.is_some_and(|service| service.backends.contains_key(&id.backend))
+    }
+
     /// Returns a backend that is declared, or was and is leaving.
     pub fn backend(&self, id: &BackendId) -> Option<&Backend> {
         let service = self.desired.services.get(&id.service);

@@ -67,8 +67,13 @@ impl Checker {
     }
 
     /// Sets whom to probe. Those that are probed alike already keep their state; the others begin
-    /// as unknown. Returns whose state is not known any more.
-    pub fn set_targets(&mut self, targets: BTreeMap<BackendId, Target>) -> Vec<BackendId> {
+    /// as `known`, or as unknown if they were probed otherwise before. Returns whose state is not
+    /// known any more.
+    pub fn set_targets(
+        &mut self,
+        targets: BTreeMap<BackendId, Target>,
+        known: impl Fn(&BackendId) -> HealthState,
+    ) -> Vec<BackendId> {
         let mut ended = Vec::new();
         self.targets.retain(|id, running| {
             let same = targets.get(id) == Some(&running.target);
@@ -82,9 +87,15 @@ impl Checker {
                 continue;
             }
             let (proofs, proofs_of_death) = mpsc::channel(1);
+            let state = if ended.contains(&id) {
+                HealthState::Unknown
+            } else {
+                known(&id)
+            };
             let task = tokio::spawn(watch(
                 id.clone(),
                 target.clone(),
+                state,
                 self.reports.clone(),
                 self.probes.clone(),
                 proofs_of_death,
@@ -120,12 +131,13 @@ impl Checker {
 async fn watch(
     id: BackendId,
     target: Target,
+    state: HealthState,
     reports: mpsc::Sender<Report>,
     probes: Arc<Semaphore>,
     mut proofs: mpsc::Receiver<()>,
 ) {
     let check = &target.check;
-    let mut machine = Machine::new(check, Instant::now().into_std());
+    let mut machine = Machine::new(check, state, Instant::now().into_std());
     let mut why = None;
     // Thousands of backends are not probed all at the same moment.
     let mut due = interval_at(Instant::now() + offset(&id, check.interval), check.interval);

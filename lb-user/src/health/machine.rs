@@ -40,13 +40,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Returns the health of a backend that was not probed yet.
-    pub fn new(check: &HealthCheck, now: Instant) -> Self {
+    /// Returns the health of a backend that was not probed yet: `state` is what an earlier daemon
+    /// thought of it, or unknown. One that was suspect then is given its time anew.
+    pub fn new(check: &HealthCheck, state: HealthState, now: Instant) -> Self {
         Self {
             rise: check.rise,
             fall: check.fall,
             dead_after: check.dead_after,
-            state: HealthState::Unknown,
+            state,
             since: now,
             row: 0,
             row_ok: false,

@@ -40,20 +40,20 @@ fn run(machine: &mut Machine, start: Instant, results: &str) -> Vec<HealthState>
 fn failures_in_a_row_make_suspect_and_successes_bring_it_up() {
     use HealthState::{Suspect, Unknown, Up};
     let start = Instant::now();
-    let mut machine = Machine::new(&check(Probe::Icmp), start);
+    let mut machine = Machine::new(&check(Probe::Icmp), Unknown, start);
     let states = run(&mut machine, start, "+--+---+-++");
     let expected = [
         Up, Up, Up, Up, Up, Up, Suspect, Suspect, Suspect, Suspect, Up,
     ];
     assert_eq!(states, expected);
-    let mut machine = Machine::new(&check(Probe::Icmp), start);
+    let mut machine = Machine::new(&check(Probe::Icmp), Unknown, start);
     assert_eq!(run(&mut machine, start, "---"), [Unknown, Unknown, Suspect]);
 }
 
 #[test]
 fn suspect_becomes_dead_only_after_its_time_or_by_proof() {
     let start = Instant::now();
-    let mut machine = Machine::new(&check(Probe::Icmp), start);
+    let mut machine = Machine::new(&check(Probe::Icmp), HealthState::Unknown, start);
     run(&mut machine, start, "+---");
     let suspect_since = start + Duration::from_secs(4);
     let deadline = suspect_since + Duration::from_secs(30);
@@ -68,9 +68,21 @@ fn suspect_becomes_dead_only_after_its_time_or_by_proof() {
 }
 
 #[test]
+fn what_an_earlier_daemon_thought_holds_until_probes_say_otherwise() {
+    let start = Instant::now();
+    let mut dead = Machine::new(&check(Probe::Icmp), HealthState::Dead, start);
+    assert_eq!(
+        run(&mut dead, start, "--+-++"),
+        [[HealthState::Dead; 5].as_slice(), &[HealthState::Up]].concat()
+    );
+    let suspect = Machine::new(&check(Probe::Icmp), HealthState::Suspect, start);
+    assert_eq!(suspect.deadline(), Some(start + Duration::from_secs(30)));
+}
+
+#[test]
 fn who_flaps_must_show_more_and_more_successes() {
     let start = Instant::now();
-    let mut machine = Machine::new(&check(Probe::Icmp), start);
+    let mut machine = Machine::new(&check(Probe::Icmp), HealthState::Unknown, start);
     let mut needed = Vec::new();
     for _ in 0..12 {
         while machine.state() != HealthState::Up {
@@ -94,7 +106,7 @@ proptest! {
         results in prop::collection::vec((any::<bool>(), 0_u64..20), 1..200),
     ) {
         let start = Instant::now();
-        let mut machine = Machine::new(&check(Probe::Icmp), start);
+        let mut machine = Machine::new(&check(Probe::Icmp), HealthState::Unknown, start);
         let (mut now, mut failures, mut suspect) = (start, 0, None);
         for (ok, pause) in results {
             now += Duration::from_secs(pause);
@@ -249,7 +261,10 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
     let mut checker = Checker::new(sender);
     let none = "127.0.0.9".parse().unwrap();
     let both = BTreeMap::from([(id("a"), target(HOST)), (id("b"), target(none))]);
-    assert_eq!(checker.set_targets(both.clone()), []);
+    assert_eq!(
+        checker.set_targets(both.clone(), |_| HealthState::Unknown),
+        []
+    );
     let mut first = [reports.recv().await.unwrap(), reports.recv().await.unwrap()];
     first.sort_by_key(|report| report.id.backend.clone());
     assert_eq!((&first[0].id, first[0].state), (&id("a"), HealthState::Up));
@@ -259,7 +274,7 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
     );
     assert!(first[1].why.as_deref().unwrap().contains("refused"));
 
-    assert_eq!(checker.set_targets(both), []);
+    assert_eq!(checker.set_targets(both, |_| HealthState::Dead), []);
     checker.proof_of_death(&id("a"));
     let next = reports.recv().await.unwrap();
     assert_eq!(
@@ -273,7 +288,10 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
         (id("a"), HealthState::Up),
         "it still answers"
     );
-    assert_eq!(checker.set_targets(BTreeMap::new()), [id("a"), id("b")]);
+    assert_eq!(
+        checker.set_targets(BTreeMap::new(), |_| HealthState::Unknown),
+        [id("a"), id("b")]
+    );
     assert!(!checker.probes(&id("a")));
     drop(checker);
     assert_eq!(reports.recv().await, None, "all tasks have ended");

@@ -227,6 +227,30 @@ fn a_restart_changes_nothing_and_goes_on() {
 }
 
 #[test]
+fn a_restart_does_not_revive_the_dead() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world
+        .engine
+        .observe_health(&id("vm2"), HealthState::Dead, world.now);
+    world.run();
+    let (rows, head) = (world.rows(), world.head(2));
+    let mut world = world.restart();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    assert_eq!(
+        (world.state("vm2"), world.rows(), world.head(2)),
+        (BackendState::Dead, rows, head)
+    );
+    world
+        .engine
+        .observe_health(&id("vm2"), HealthState::Up, world.now);
+    world.run();
+    assert_eq!(world.owned(2), 256);
+}
+
+#[test]
 fn what_the_file_lost_while_the_daemon_was_away_is_taken_down() {
     let mut world = World::new();
     world.declare(web(&[1, 1]));
