@@ -11,9 +11,9 @@ use std::process::{Child, Command};
 use tempfile::TempDir;
 
 use crate::lan::Lan;
-use crate::netns::must;
+use crate::netns::{Netns, must};
 
-/// The guest's first program. `@ADDRESS@` and `@VIPS@` are filled in.
+/// The guest's first program. `@ADDRESS@`, `@GATEWAY@` and `@VIPS@` are filled in.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -25,6 +25,7 @@ done
 /sbin/ip link set lo up
 /sbin/ip link set eth0 up
 /sbin/ip addr add @ADDRESS@/24 dev eth0
+for gateway in @GATEWAY@; do /sbin/ip route add default via $gateway; done
 for vip in @VIPS@; do /sbin/ip addr add $vip/32 dev lo; done
 # IPIP in, and GUE in, which hands its packets on to IPIP.
 /sbin/ip link set tunl0 up
@@ -60,14 +61,35 @@ fn guest() -> PathBuf {
     directory
 }
 
+/// Where a VM's NIC ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Port<'a> {
+    /// The namespace that the tap is in.
+    pub netns: &'a Netns,
+    /// The tap.
+    pub tap: &'a str,
+    /// The guest's gateway, if it needs one.
+    pub gateway: Option<&'a str>,
+}
+
 impl Vm {
     /// Boots a VM on a network, at 198.18.0.`number`, which answers for `vips` by HTTP.
     pub fn boot(lan: &Lan, number: u8, vips: &[&str]) -> Self {
+        let port = Port {
+            netns: lan.switch(),
+            tap: &lan.tap(number),
+            gateway: None,
+        };
+        Self::boot_at(&port, &format!("198.18.0.{number}"), number, vips)
+    }
+
+    /// Boots a VM on a tap that is there, with the address `address`/24.
+    pub fn boot_at(port: &Port<'_>, address: &str, number: u8, vips: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let address = format!("198.18.0.{number}");
-        let image = image(directory.path(), &address, vips);
-        let tap = lan.tap(number);
-        let mut qemu = lan.switch().command("qemu-system-x86_64");
+        let gateway = port.gateway.unwrap_or_default();
+        let image = image(directory.path(), address, gateway, vips);
+        let tap = port.tap;
+        let mut qemu = port.netns.command("qemu-system-x86_64");
         qemu.args([
             "-M",
             "q35",
@@ -103,7 +125,7 @@ impl Vm {
         Self {
             child,
             directory,
-            address,
+            address: address.to_owned(),
         }
     }
 
@@ -126,7 +148,7 @@ impl Drop for Vm {
 }
 
 /// Makes the guest's file system: busybox, the modules, and Debian's `ip`, which knows GUE.
-fn image(directory: &Path, address: &str, vips: &[&str]) -> PathBuf {
+fn image(directory: &Path, address: &str, gateway: &str, vips: &[&str]) -> PathBuf {
     let root = directory.join("root");
     for name in ["bin", "sbin", "proc", "sys", "dev", "modules"] {
         fs::create_dir_all(root.join(name)).expect("a directory");
@@ -155,6 +177,7 @@ fn image(directory: &Path, address: &str, vips: &[&str]) -> PathBuf {
     let init = root.join("init");
     let script = INIT
         .replace("@ADDRESS@", address)
+        .replace("@GATEWAY@", gateway)
         .replace("@VIPS@", &vips.join(" "));
     fs::write(&init, script).expect("the guest's init");
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).expect("the guest's init");

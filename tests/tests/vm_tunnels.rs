@@ -1,17 +1,18 @@
 //! A real VM behind the real daemon: Debian's own kernel unwraps IPIP and GUE and answers the
-//! client directly.
+//! client directly; or packets go from the NIC's program straight into the VM's tap.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use lb_tests::lan::{Host, Lan};
-use lb_tests::vm::Vm;
+use lb_tests::vm::{Port, Vm};
 use lb_tests::wait;
 use lb_tests::weir::Weir;
 
 const IPIP_VIP: &str = "198.18.9.10";
 const GUE_VIP: &str = "198.18.9.11";
+const L2_VIP: &str = "198.18.9.12";
 
 /// Sends `GET path`. Returns the body.
 fn get(from: &Host, address: &str, path: &str) -> io::Result<String> {
@@ -87,4 +88,52 @@ fn debians_kernel_unwraps_ipip_and_gue_and_answers_the_client() {
             "what was wrapped is what the guest unwrapped"
         );
     }
+}
+
+#[test]
+fn packets_go_from_the_nic_straight_into_the_tap_of_a_vm_on_this_host() {
+    let lan = Lan::new();
+    let client = lan.host("client", 1);
+    let balancer = lan.host("balancer", 2);
+    client.route_vip(L2_VIP, &balancer);
+    let host = &balancer.netns;
+    host.ip("tuntap add dev tap0 mode tap");
+    host.ip("link set tap0 up");
+    host.ip("addr add 198.18.1.1/24 dev tap0");
+    host.run("sysctl", "-q -w net.ipv4.ip_forward=1");
+    let port = Port {
+        netns: host,
+        tap: "tap0",
+        gateway: Some("198.18.1.1"),
+    };
+    let vm = Vm::boot_at(&port, "198.18.1.21", 21, &[L2_VIP]);
+    wait::until("the guest to serve", || {
+        get(&balancer, vm.address(), "/")
+            .ok()
+            .filter(|name| name == "vm")
+    });
+
+    let config = format!(
+        "[[interface]]\nname = \"eth\"\nmode = \"native\"\n\
+         [[service]]\nname = \"web\"\naddress = \"{L2_VIP}\"\nport = 80\nprotocol = \"tcp\"\n\
+         [[service.backend]]\nname = \"vm\"\naddress = \"{}\"\n",
+        vm.address()
+    );
+    let weir = Weir::start(&balancer, &config);
+    weir.wait_serving("web");
+    for _ in 0..5 {
+        let answer = get(&client, L2_VIP, "/");
+        assert_eq!(
+            answer.unwrap_or_else(|error| panic!("{error}: {}", vm.console())),
+            "vm"
+        );
+    }
+    let packets = weir.backend("web", "vm", "packets").as_u64().unwrap();
+    assert!(
+        packets >= 20,
+        "a request has four packets at least: {packets}"
+    );
+    let explained = weir.json(&format!("explain 198.18.0.1:4000 {L2_VIP}:80"));
+    assert_eq!(explained["verdict"], "redirect", "{explained:#}");
+    weir.audit();
 }
