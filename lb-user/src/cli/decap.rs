@@ -36,7 +36,7 @@ pub fn run(command: DecapCommand, json: bool) -> Result<ExitCode> {
                 gue_port,
             };
             let (attached, addresses) = decap::attach(&pins, &interface, &options)?;
-            let mode = attached.mode.map_or("", |mode| mode.as_str());
+            let mode = attached.mode.as_str();
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             println!(
                 "{interface}: unwraps IPIP and GUE (port {gue_port}) for {}, in {mode} mode",

@@ -134,10 +134,18 @@ impl Daemon {
     }
 
     fn attach_command(&mut self, spec: &InterfaceSpec) -> Result<Vec<String>, Error> {
-        spec.to_model().map_err(invalid)?;
-        if self.interfaces.get(&spec.name).is_some_and(Result::is_ok) && spec.mode.is_none() {
-            let reason = format!("interface \"{}\" is attached already", spec.name);
-            return Err(Error::Conflict(vec![reason]));
+        let (name, wanted) = spec.to_model().map_err(invalid)?;
+        let declared = self.engine.desired().interfaces.get(&name).cloned();
+        let same = declared.filter(|declared| spec.mode.is_none() || wanted == *declared);
+        if let Some(declared) = same {
+            if self.interfaces.get(&name).is_some_and(Result::is_ok) {
+                let reason = format!("interface \"{name}\" is attached already");
+                return Err(Error::Conflict(vec![reason]));
+            }
+            // It is wanted, and could not be attached so far.
+            let result = self.attach(&name, &declared);
+            result.map_err(|reason| Error::Conflict(vec![reason]))?;
+            return Ok(vec![format!("interface \"{name}\" attached")]);
         }
         let mut overrides = self.overrides.clone();
         overrides.attach(&self.file, spec);

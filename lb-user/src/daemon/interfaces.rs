@@ -7,23 +7,17 @@ use crate::model::{Desired, Interface};
 use crate::netlink::Link;
 
 impl Daemon {
-    /// Attaches to the interfaces that are newly declared: to all of them or to none. Returns
-    /// their names.
+    /// Attaches to the interfaces that are newly declared, or in another mode than before: to all of
+    /// them, or everything stays as it was. Returns their names.
     pub(super) fn attach_new(&mut self, desired: &Desired) -> Result<Vec<String>, api::Error> {
         let current = self.engine.desired().interfaces.clone();
         let mut attached = Vec::new();
         for (name, interface) in &desired.interfaces {
-            match current.get(name) {
-                Some(before) if before == interface => continue,
-                // Another mode needs another link: there is a moment without the program.
-                Some(_) => self.detach(name),
-                None => {}
+            if current.get(name) == Some(interface) {
+                continue;
             }
             if let Err(reason) = self.attach(name, interface) {
                 self.undo(&attached);
-                if let Some(before) = current.get(name) {
-                    let _ = self.attach(name, before);
-                }
                 return Err(api::Error::Conflict(vec![reason]));
             }
             attached.push(name.clone());
@@ -31,10 +25,20 @@ impl Daemon {
         Ok(attached)
     }
 
-    /// Takes back what [`Self::attach_new`] did.
-    pub(super) fn undo(&mut self, attached: &[String]) {
-        for name in attached {
-            self.detach(name);
+    /// Takes back what [`Self::attach_new`] did. What an earlier daemon left forwarding goes on.
+    pub(super) fn undo(&mut self, names: &[String]) {
+        for name in names {
+            let Some(Ok(attached)) = self.interfaces.get(name) else {
+                continue;
+            };
+            match attached.before {
+                None => self.detach(name),
+                Some(_) if attached.taken_over() => {}
+                Some(before) => {
+                    let mode = before.into();
+                    let _ = self.attach(name, &Interface { mode });
+                }
+            }
         }
     }
 
@@ -51,7 +55,8 @@ impl Daemon {
             .retain(|name, _| desired.interfaces.contains_key(name));
     }
 
-    fn attach(&mut self, name: &str, interface: &Interface) -> Result<(), String> {
+    /// Attaches to one interface. If that fails, one that was attached still is.
+    pub(super) fn attach(&mut self, name: &str, interface: &Interface) -> Result<(), String> {
         let result = self.engine.dataplane_mut().attach(name, interface.mode);
         let result = result.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
         match &result {
@@ -59,7 +64,12 @@ impl Daemon {
             Err(reason) => warn!(interface = name, reason, "not attached"),
         }
         let outcome = result.as_ref().map(drop).map_err(String::clone);
-        self.interfaces.insert(name.to_owned(), result);
+        let links = self.engine.dataplane().attached().unwrap_or_default();
+        let was = self.interfaces.get(name).is_some_and(Result::is_ok);
+        let stays = result.is_err() && was && links.iter().any(|link| link == name);
+        if !stays {
+            self.interfaces.insert(name.to_owned(), result);
+        }
         outcome
     }
 
@@ -100,12 +110,14 @@ impl Daemon {
 
 /// Says how an interface is attached.
 pub(super) fn note(attached: &Attached) -> String {
-    let mode = match attached.mode {
-        Some(mode) => format!("attached in {} mode", mode.as_str()),
-        None => "attached in the mode of an earlier daemon, without a gap".to_owned(),
+    let mode = attached.mode.as_str();
+    let gap = if attached.taken_over() {
+        ", taken over without a gap"
+    } else {
+        ""
     };
     match &attached.fallback {
-        Some(why) => format!("{mode}: the driver can't do native XDP ({why})"),
-        None => mode,
+        Some(why) => format!("attached in {mode} mode: the driver can't do native XDP ({why})"),
+        None => format!("attached in {mode} mode{gap}"),
     }
 }

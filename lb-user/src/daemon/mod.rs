@@ -2,7 +2,6 @@
 
 mod commands;
 mod explain;
-mod features;
 mod interfaces;
 mod start;
 mod views;
@@ -16,7 +15,6 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
-pub use features::FeatureError;
 pub use start::{StartError, run};
 
 use crate::api;

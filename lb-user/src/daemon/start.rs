@@ -7,10 +7,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{Daemon, FeatureError, Sources, features};
+use super::{Daemon, Sources};
 use crate::api::{self, Socket, SocketError};
 use crate::config::{Config, ConfigError};
-use crate::dataplane::{self, LoadError, Pins, Settings};
+use crate::dataplane::{self, FeatureError, LoadError, Pins, Settings};
 use crate::engine::{Engine, EngineError};
 use crate::health::Checker;
 use crate::model::Desired;
@@ -65,7 +65,7 @@ pub enum StartError {
 /// Runs the daemon with a configuration file until it is told to stop.
 pub async fn run(path: &Path) -> Result<(), StartError> {
     let config = Config::load(path)?;
-    features::probe()?;
+    dataplane::probe()?;
     let directory = Rc::new(Directory::open(&config.paths.state)?);
     let overrides = directory.overrides()?;
     let slots = directory.slots()?;

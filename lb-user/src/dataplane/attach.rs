@@ -6,8 +6,9 @@ use std::os::fd::AsFd as _;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{ProgramError, Xdp, xdp::XdpLink};
 
+use super::link_mode::link_mode;
 use super::pins::{PinError, Pins};
-use super::sys::xdp_link_ifindex;
+use super::sys::{open_pin, xdp_link_ifindex};
 use crate::model::AttachMode;
 
 /// The mode that the program runs in on an interface.
@@ -29,17 +30,34 @@ impl XdpMode {
     }
 }
 
+impl From<XdpMode> for AttachMode {
+    fn from(mode: XdpMode) -> Self {
+        match mode {
+            XdpMode::Native => Self::Native,
+            XdpMode::Generic => Self::Generic,
+        }
+    }
+}
+
 /// How the program came onto an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
     /// The interface's index.
     pub ifindex: u32,
-    /// The mode, if it is known: the link of an earlier daemon doesn't say.
-    pub mode: Option<XdpMode>,
+    /// The mode.
+    pub mode: XdpMode,
     /// Why `auto` did not take native mode.
     pub fallback: Option<String>,
-    /// Whether an earlier daemon's link was taken over, without a gap.
-    pub adopted: bool,
+    /// The mode of the link that was there before. If it is the same, that link was taken over,
+    /// without a gap.
+    pub before: Option<XdpMode>,
+}
+
+impl Attached {
+    /// Returns whether a link that was there was taken over, without a gap.
+    pub fn taken_over(&self) -> bool {
+        self.before == Some(self.mode)
+    }
 }
 
 /// Why the program could not be attached.
@@ -91,7 +109,8 @@ pub enum AttachError {
     Pin(#[from] PinError),
 }
 
-/// Attaches `program`, or makes an earlier daemon's link run it.
+/// Attaches `program`, or makes the link that is there run it. A link in another mode than `mode`
+/// asks for is replaced, which takes a moment without a program; if that fails, it is put back.
 pub fn attach(
     program: &mut Xdp,
     pins: &Pins,
@@ -100,61 +119,107 @@ pub fn attach(
 ) -> Result<Attached, AttachError> {
     let ifindex = nix::net::if_::if_nametoindex(interface)
         .map_err(|_| AttachError::NoInterface(interface.to_owned()))?;
-    let other = |source| AttachError::Link {
+    let before = match pinned_link(pins, interface, ifindex)? {
+        None => None,
+        Some(link) => {
+            let found = link_mode(ifindex).map_err(|source| AttachError::Link {
+                interface: interface.to_owned(),
+                source,
+            })?;
+            match found {
+                Some(found) if mode == AttachMode::Auto || mode == found.into() => {
+                    take_over(program, interface, link, found)?;
+                    return Ok(Attached {
+                        ifindex,
+                        mode: found,
+                        fallback: None,
+                        before: Some(found),
+                    });
+                }
+                found => found,
+            }
+        }
+    };
+    // Two modes can't be on one interface.
+    pins.remove_link(interface)?;
+    let result = attach_new(program, pins, interface, ifindex, mode);
+    if let (Err(_), Some(before)) = (&result, before) {
+        attach_new(program, pins, interface, ifindex, before.into())?;
+    }
+    let (mode, fallback) = result?;
+    Ok(Attached {
+        ifindex,
+        mode,
+        fallback,
+        before,
+    })
+}
+
+/// Returns the pinned link of an interface, unless it hangs on nothing because the interface was
+/// deleted and made again.
+fn pinned_link(pins: &Pins, interface: &str, ifindex: u32) -> Result<Option<FdLink>, AttachError> {
+    let path = pins.link(interface);
+    let Ok(link) = open_pin(&path) else {
+        return Ok(None);
+    };
+    let failed = |source| AttachError::Link {
         interface: interface.to_owned(),
         source,
     };
-    if let Ok(pinned) = PinnedLink::from_pin(pins.link(interface)) {
-        let link = FdLink::from(pinned);
-        if link_ifindex(&link).map_err(other)? == ifindex {
-            let link = XdpLink::try_from(link).map_err(|e| other(io::Error::other(e)))?;
-            program
-                .attach_to_link(link)
-                .map_err(|source| AttachError::Kernel {
-                    interface: interface.to_owned(),
-                    mode: "the link's own",
-                    source,
-                })?;
-            return Ok(Attached {
-                ifindex,
-                mode: None,
-                fallback: None,
-                adopted: true,
-            });
-        }
-        // The interface was deleted and made again: the old link hangs on nothing.
-        pins.remove_link(interface)?;
+    if xdp_link_ifindex(link.as_fd()).map_err(failed)? != ifindex {
+        return Ok(None);
     }
+    let pinned = PinnedLink::from_pin(path).map_err(|error| failed(io::Error::other(error)))?;
+    Ok(Some(pinned.into()))
+}
 
-    let (link, mode, fallback) = match mode {
-        AttachMode::Native => (
-            link(program, interface, ifindex, XdpMode::Native)?,
-            XdpMode::Native,
-            None,
-        ),
-        AttachMode::Generic => (
-            link(program, interface, ifindex, XdpMode::Generic)?,
-            XdpMode::Generic,
-            None,
-        ),
-        AttachMode::Auto => match link(program, interface, ifindex, XdpMode::Native) {
-            Ok(link) => (link, XdpMode::Native, None),
-            Err(AttachError::NoNative { reason, .. }) => (
-                link(program, interface, ifindex, XdpMode::Generic)?,
-                XdpMode::Generic,
-                Some(reason),
-            ),
-            Err(error) => return Err(error),
-        },
+fn take_over(
+    program: &mut Xdp,
+    interface: &str,
+    link: FdLink,
+    mode: XdpMode,
+) -> Result<(), AttachError> {
+    let failed = |source| AttachError::Kernel {
+        interface: interface.to_owned(),
+        mode: mode.as_str(),
+        source,
+    };
+    let link = XdpLink::try_from(link).map_err(|error| AttachError::Link {
+        interface: interface.to_owned(),
+        source: io::Error::other(error),
+    })?;
+    let id = program.attach_to_link(link).map_err(failed)?;
+    // The pin alone holds the link, so that removing the pin detaches the program.
+    drop(program.take_link(id).map_err(failed)?);
+    Ok(())
+}
+
+/// Attaches where nothing is attached, and pins the link.
+fn attach_new(
+    program: &mut Xdp,
+    pins: &Pins,
+    interface: &str,
+    ifindex: u32,
+    mode: AttachMode,
+) -> Result<(XdpMode, Option<String>), AttachError> {
+    let (first, falls_back) = match mode {
+        AttachMode::Native => (XdpMode::Native, false),
+        AttachMode::Generic => (XdpMode::Generic, false),
+        AttachMode::Auto => (XdpMode::Native, true),
+    };
+    let (link, mode, fallback) = match link(program, interface, ifindex, first) {
+        Err(AttachError::NoNative { reason, .. }) if falls_back => {
+            let generic = link(program, interface, ifindex, XdpMode::Generic)?;
+            (generic, XdpMode::Generic, Some(reason))
+        }
+        result => (result?, first, None),
     };
     link.pin(pins.link(interface))
-        .map_err(|e| other(io::Error::other(e)))?;
-    Ok(Attached {
-        ifindex,
-        mode: Some(mode),
-        fallback,
-        adopted: false,
-    })
+        .map_err(|error| AttachError::Link {
+            interface: interface.to_owned(),
+            source: io::Error::other(error),
+        })?;
+    Ok((mode, fallback))
 }
 
 fn link(
@@ -192,13 +257,6 @@ fn link(
         })?;
     // Without a BPF link aya attaches by netlink, which could not be replaced atomically.
     FdLink::try_from(link).map_err(|_| AttachError::NoLink)
-}
-
-fn link_ifindex(link: &FdLink) -> io::Result<u32> {
-    // aya gives out no descriptor of a link; its Debug form would, but is no interface.
-    let info = link.info().map_err(io::Error::other)?;
-    let fd = super::sys::link_fd_by_id(info.id())?;
-    xdp_link_ifindex(fd.as_fd())
 }
 
 fn errno(error: &ProgramError) -> Option<i32> {

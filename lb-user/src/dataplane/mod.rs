@@ -7,8 +7,10 @@
 mod attach;
 mod clock;
 mod explain;
+mod features;
 mod kernel;
 mod keys;
+mod link_mode;
 mod load;
 #[cfg(feature = "log")]
 mod log;
@@ -35,6 +37,7 @@ pub(crate) use attach::attach as attach_program;
 pub use attach::{AttachError, Attached, XdpMode};
 pub use clock::{Clock, Jiffies};
 pub(crate) use explain::test_run;
+pub use features::{Feature, FeatureError, probe};
 pub use kernel::Kernel;
 pub use load::{LoadError, Settings, load};
 pub use memory::Memory;

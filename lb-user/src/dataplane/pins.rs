@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use lb_common::map_names;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::sys::{detach_link, open_pin};
 
 /// Why pins could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -127,10 +130,16 @@ impl Pins {
         Ok(names)
     }
 
-    /// Removes an interface's link, which detaches the program unless somebody holds the link
-    /// open. Returns whether there was one.
+    /// Detaches an interface's program and removes the link. Returns whether there was one.
     pub fn remove_link(&self, interface: &str) -> Result<bool, PinError> {
-        remove_file(&self.link(interface))
+        let path = self.link(interface);
+        if let Ok(link) = open_pin(&path) {
+            detach_link(link.as_fd()).map_err(|source| PinError::File {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        remove_file(&path)
     }
 
     /// Removes everything: links first, so that no program runs on maps that are going.

@@ -1,7 +1,10 @@
 //! The `bpf(2)` commands that aya has no call for.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// `struct bpf_link_info` of an XDP link, as far as it is read.
 #[repr(C)]
@@ -49,31 +52,106 @@ pub fn xdp_link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
     }
 }
 
-/// `union bpf_attr` for `BPF_LINK_GET_FD_BY_ID`.
+/// `union bpf_attr` for `BPF_OBJ_GET`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct GetFdById {
-    id: u32,
-    _next_id: u32,
-    open_flags: u32,
+struct ObjGet {
+    path: u64,
+    fd: u32,
+    flags: u32,
 }
 
-const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
+const BPF_OBJ_GET: libc::c_int = 7;
 
-/// Opens a link by its id.
-pub fn link_fd_by_id(id: u32) -> io::Result<OwnedFd> {
-    let mut attr = GetFdById {
-        id,
-        _next_id: 0,
-        open_flags: 0,
+/// Opens what is pinned at `path`.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjGet {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the attribute names a string of ours; both outlive the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const attr,
+            size_of::<ObjGet>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// `union bpf_attr` for `BPF_LINK_DETACH`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct LinkDetach {
+    fd: u32,
+}
+
+const BPF_LINK_DETACH: libc::c_int = 34;
+
+/// Takes a link's program off its interface, whoever holds the link (Linux 5.9, 73b11c2ab072).
+/// Closing the last descriptor does so too, but some time later.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = LinkDetach {
+        fd: link.as_raw_fd() as u32,
+    };
+    // SAFETY: the attribute outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_DETACH,
+            &raw const attr,
+            size_of::<LinkDetach>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `union bpf_attr` for `BPF_MAP_CREATE`, as far as it is set.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct CreateMap {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+const BPF_MAP_CREATE: libc::c_int = 0;
+/// `BPF_MAP_TYPE_HASH`.
+pub const HASH: u32 = 1;
+/// `BPF_MAP_TYPE_ARRAY`.
+pub const ARRAY: u32 = 2;
+/// `BPF_F_MMAPABLE`.
+pub const MMAPABLE: u32 = 1 << 10;
+
+/// Makes a map of one entry with keys of four bytes.
+pub fn create_map(kind: u32, value_size: u32, flags: u32) -> io::Result<OwnedFd> {
+    let attr = CreateMap {
+        kind,
+        key_size: 4,
+        value_size,
+        max_entries: 1,
+        flags,
     };
     // SAFETY: the attribute outlives the call.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_bpf,
-            BPF_LINK_GET_FD_BY_ID,
-            &raw mut attr,
-            size_of::<GetFdById>(),
+            BPF_MAP_CREATE,
+            &raw const attr,
+            size_of::<CreateMap>(),
         )
     };
     if fd < 0 {
