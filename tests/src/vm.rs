@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::lan::Lan;
 use crate::netns::{Netns, must};
 
-/// The guest's first program. `@ADDRESS@`, `@GATEWAY@` and `@VIPS@` are filled in.
+/// The guest's first program. `@ADDRESS@`, `@GATEWAY@`, `@VIPS@` and `@MORE@` are filled in.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -39,6 +39,7 @@ cat /sys/class/net/tunl0/statistics/rx_packets
 END
 chmod +x /www/cgi-bin/unwrapped
 httpd -p 80 -h /www
+@MORE@
 echo "the guest is ready"
 while true; do sleep 1000; done
 "#;
@@ -61,6 +62,17 @@ fn guest() -> PathBuf {
     directory
 }
 
+/// What a VM has and does besides serving.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct More<'a> {
+    /// Programs of the host, copied into its `/bin` with their libraries.
+    pub programs: &'a [&'a Path],
+    /// Files by path, with their content.
+    pub files: &'a [(&'a str, &'a str)],
+    /// Commands of its shell, when it serves.
+    pub commands: &'a str,
+}
+
 /// Where a VM's NIC ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Port<'a> {
@@ -80,14 +92,25 @@ impl Vm {
             tap: &lan.tap(number),
             gateway: None,
         };
-        Self::boot_at(&port, &format!("198.18.0.{number}"), number, vips)
+        let address = format!("198.18.0.{number}");
+        Self::boot_at(&port, &address, number, vips, &More::default())
     }
 
     /// Boots a VM on a tap that is there, with the address `address`/24.
-    pub fn boot_at(port: &Port<'_>, address: &str, number: u8, vips: &[&str]) -> Self {
+    pub fn boot_at(
+        port: &Port<'_>,
+        address: &str,
+        number: u8,
+        vips: &[&str],
+        more: &More<'_>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let gateway = port.gateway.unwrap_or_default();
-        let image = image(directory.path(), address, gateway, vips);
+        let script = INIT
+            .replace("@ADDRESS@", address)
+            .replace("@GATEWAY@", port.gateway.unwrap_or_default())
+            .replace("@VIPS@", &vips.join(" "))
+            .replace("@MORE@", more.commands);
+        let image = image(directory.path(), &script, more);
         let tap = port.tap;
         let mut qemu = port.netns.command("qemu-system-x86_64");
         qemu.args([
@@ -98,7 +121,7 @@ impl Vm {
             "-cpu",
             "qemu64",
             "-m",
-            "128",
+            "256",
         ]);
         qemu.args([
             "-nodefaults",
@@ -147,10 +170,10 @@ impl Drop for Vm {
     }
 }
 
-/// Makes the guest's file system: busybox, the modules, and Debian's `ip`, which knows GUE.
-fn image(directory: &Path, address: &str, gateway: &str, vips: &[&str]) -> PathBuf {
+/// Makes the guest's file system: busybox, the modules, Debian's `ip`, which knows GUE, and more.
+fn image(directory: &Path, script: &str, more: &More<'_>) -> PathBuf {
     let root = directory.join("root");
-    for name in ["bin", "sbin", "proc", "sys", "dev", "modules"] {
+    for name in ["bin", "sbin", "proc", "sys", "dev", "modules", "run", "tmp"] {
         fs::create_dir_all(root.join(name)).expect("a directory");
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static");
@@ -162,23 +185,16 @@ fn image(directory: &Path, address: &str, gateway: &str, vips: &[&str]) -> PathB
     }
     let ip = ["/sbin/ip", "/bin/ip", "/usr/bin/ip"]
         .into_iter()
-        .find(|ip| Path::new(ip).exists());
-    let ip = ip.expect("iproute2");
-    fs::copy(ip, root.join("sbin/ip")).expect("ip");
-    let libraries = must(Command::new("ldd").arg(ip)).stdout;
-    for word in String::from_utf8_lossy(&libraries).split_whitespace() {
-        let source = Path::new(word);
-        if source.is_absolute() && source.exists() {
-            let target = root.join(word.trim_start_matches('/'));
-            fs::create_dir_all(target.parent().expect("a directory")).expect("a directory");
-            fs::copy(source, target).expect("a library");
-        }
+        .map(Path::new)
+        .find(|ip| ip.exists());
+    add_program(&root, ip.expect("iproute2"), "sbin");
+    for program in more.programs {
+        add_program(&root, program, "bin");
+    }
+    for (path, content) in more.files {
+        fs::write(root.join(path.trim_start_matches('/')), content).expect("a file");
     }
     let init = root.join("init");
-    let script = INIT
-        .replace("@ADDRESS@", address)
-        .replace("@GATEWAY@", gateway)
-        .replace("@VIPS@", &vips.join(" "));
     fs::write(&init, script).expect("the guest's init");
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).expect("the guest's init");
     let image = directory.join("image");
@@ -189,4 +205,25 @@ fn image(directory: &Path, address: &str, gateway: &str, vips: &[&str]) -> PathB
     );
     must(Command::new("sh").args(["-c", &pack]));
     image
+}
+
+/// Adds a program of the host with its libraries, without symbols: a guest has little memory.
+fn add_program(root: &Path, program: &Path, directory: &str) {
+    let target = root
+        .join(directory)
+        .join(program.file_name().expect("a name"));
+    must(
+        Command::new("strip")
+            .arg("-o")
+            .args([&target, &program.to_path_buf()]),
+    );
+    let libraries = must(Command::new("ldd").arg(program)).stdout;
+    for word in String::from_utf8_lossy(&libraries).split_whitespace() {
+        let source = Path::new(word);
+        if source.is_absolute() && source.exists() {
+            let target = root.join(word.trim_start_matches('/'));
+            fs::create_dir_all(target.parent().expect("a directory")).expect("a directory");
+            fs::copy(source, target).expect("a library");
+        }
+    }
 }

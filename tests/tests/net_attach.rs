@@ -68,7 +68,10 @@ fn a_new_daemon_brings_interfaces_to_the_modes_of_the_file() {
         weir.run();
         assert_eq!(mode(&host, "eth"), Some(is), "{wanted}");
         let status = weir.cli("status");
-        assert!(status.contains(&format!("attached in {is} mode")), "{status}");
+        assert!(
+            status.contains(&format!("attached in {is} mode")),
+            "{status}"
+        );
         weir.end(Signal::SIGTERM);
     }
 }

@@ -268,3 +268,19 @@ fn a_daemon_that_cannot_start_leaves_nothing_behind() {
     assert!(!weir.pins().exists(), "no pins");
     assert!(weir.refused("status").contains("weir run"));
 }
+
+#[test]
+fn a_command_whose_reader_has_gone_ends_without_a_word() {
+    let (_lan, host) = host();
+    let weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    let mut command = weir.command();
+    command
+        .arg("status")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

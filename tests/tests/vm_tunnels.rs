@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use lb_tests::lan::{Host, Lan};
-use lb_tests::vm::{Port, Vm};
+use lb_tests::vm::{More, Port, Vm};
 use lb_tests::wait;
 use lb_tests::weir::Weir;
 
@@ -106,7 +106,7 @@ fn packets_go_from_the_nic_straight_into_the_tap_of_a_vm_on_this_host() {
         tap: "tap0",
         gateway: Some("198.18.1.1"),
     };
-    let vm = Vm::boot_at(&port, "198.18.1.21", 21, &[L2_VIP]);
+    let vm = Vm::boot_at(&port, "198.18.1.21", 21, &[L2_VIP], &More::default());
     wait::until("the guest to serve", || {
         get(&balancer, vm.address(), "/")
             .ok()

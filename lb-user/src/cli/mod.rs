@@ -47,6 +47,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         runtime.block_on(crate::daemon::run(&config))?;
         return Ok(ExitCode::SUCCESS);
     }
+    end_with_the_reader();
     if let Command::Check { file } = command {
         return commands::check(&file);
     }
@@ -63,4 +64,12 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let client = crate::api::Client::new(&arguments.socket);
     runtime.block_on(commands::run(&client, command, arguments.json))
+}
+
+/// Makes a command that writes into a pipe nobody reads any more, as in `weir stats --watch | head`,
+/// end without a word, as others do. Rust starts programs with the signal ignored.
+fn end_with_the_reader() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action runs no code of ours.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
 }

@@ -42,16 +42,17 @@ pub fn test_run(
             ctx_in: (ingress_ifindex != 0).then(|| bytemuck::bytes_of(&ctx)),
             ..TestRunOptions::default()
         })
-        .map_err(|error| match error {
-            ProgramError::SyscallError(error)
-                if ingress_ifindex != 0 && error.io_error.raw_os_error() == Some(libc::EINVAL) =>
-            {
-                io::Error::other(
+        .map_err(|error| {
+            let ProgramError::SyscallError(error) = error else {
+                return io::Error::other(error);
+            };
+            let error = error.io_error;
+            if ingress_ifindex != 0 && error.raw_os_error() == Some(libc::EINVAL) {
+                return io::Error::other(
                     "the kernel refuses a test run with a context: Linux 5.14 has them (47316f4a3053)",
-                )
+                );
             }
-            ProgramError::SyscallError(error) => error.io_error,
-            error => io::Error::other(error),
+            error
         })?;
     out.truncate(result.data_size_out as usize);
     Ok((result.return_value, out))

@@ -35,14 +35,17 @@ pub fn link_mode(ifindex: u32) -> io::Result<Option<XdpMode>> {
         nix::sys::socket::MsgFlags::empty(),
     )?;
     let answer = answer.get(..length).unwrap_or_default();
-    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer)
-        .map_err(io::Error::other)?
-        .payload
-    {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(mode_of(&link)),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
-        other => Err(io::Error::other(format!("an unexpected answer: {other:?}"))),
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer);
+    let answer = answer.map_err(io::Error::other)?.payload;
+    if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = &answer {
+        return Ok(mode_of(link));
     }
+    if let NetlinkPayload::Error(error) = &answer {
+        return Err(error.to_io());
+    }
+    Err(io::Error::other(format!(
+        "an unexpected answer: {answer:?}"
+    )))
 }
 
 fn open() -> io::Result<OwnedFd> {
@@ -57,20 +60,24 @@ fn open() -> io::Result<OwnedFd> {
 }
 
 fn mode_of(link: &LinkMessage) -> Option<XdpMode> {
-    let xdp = link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::Xdp(xdp) = attribute {
-            xdp.iter().find_map(|part| match part {
-                LinkXdp::Attached(attached) => Some(*attached),
-                _ => None,
-            })
-        } else {
-            None
+    for attribute in &link.attributes {
+        let LinkAttribute::Xdp(xdp) = attribute else {
+            continue;
+        };
+        for part in xdp {
+            if let LinkXdp::Attached(attached) = part {
+                return match attached {
+                    XdpAttached::None => None,
+                    XdpAttached::SocketBuffer => Some(XdpMode::Generic),
+                    // One in the card is beside one in the driver.
+                    XdpAttached::Driver
+                    | XdpAttached::Hardware
+                    | XdpAttached::Multiple
+                    | XdpAttached::Other(_)
+                    | _ => Some(XdpMode::Native),
+                };
+            }
         }
-    });
-    match xdp? {
-        XdpAttached::None => None,
-        XdpAttached::SocketBuffer => Some(XdpMode::Generic),
-        // In the card is beside a program in the driver.
-        _ => Some(XdpMode::Native),
     }
+    None
 }
