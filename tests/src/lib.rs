@@ -7,6 +7,7 @@
 
 pub mod frame;
 pub mod lan;
+pub mod names;
 pub mod netns;
 pub mod pass;
 pub mod program;
