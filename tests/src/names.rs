@@ -42,21 +42,27 @@ fn maker(name: &str) -> Option<(u32, u64)> {
     Some((pid, start))
 }
 
-/// Returns when a process started, in ticks since the machine did, or nothing if there is none.
+/// Returns when a process started, in ticks since the machine did, or nothing if there is none or
+/// it has ended.
 fn start_of(pid: u32) -> Option<u64> {
     start_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Reads field 22 of `/proc/PID/stat` (proc_pid_stat(5)). The second is the command in
-/// parentheses, which may hold blanks and parentheses itself.
+/// parentheses, which may hold blanks and parentheses itself; the third says whether the process
+/// has ended and only its parent hasn't asked how.
 fn start_in(stat: &str) -> Option<u64> {
     let (_, from_third) = stat.rsplit_once(')')?;
-    from_third.split_whitespace().nth(22 - 3)?.parse().ok()
+    let mut fields = from_third.split_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(22 - 4)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(start)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait;
 
     #[test]
     fn names_differ_and_say_who_made_them() {
@@ -88,6 +94,8 @@ mod tests {
         let made = name(child.id(), start_of(child.id()).unwrap(), 0, "a");
         assert!(!is_left_behind(&made));
         drop(child.stdin.take());
+        // Before its parent asks how it ended, and after.
+        wait::until("the process to end", || is_left_behind(&made).then_some(()));
         child.wait().unwrap();
         assert!(is_left_behind(&made));
     }
@@ -117,5 +125,6 @@ mod tests {
             assert_eq!(start_in(&stat), Some(22), "{command}");
         }
         assert_eq!(start_in("7 (cat) S 1 2"), None);
+        assert_eq!(start_in(&format!("7 (cat) Z {}", fields.join(" "))), None);
     }
 }
