@@ -235,6 +235,24 @@ pub struct Entropy {
     pub port: u16,
 }
 
+impl Entropy {
+    /// Reads it from a frame that was sent through a tunnel of this kind, after a VLAN tag or not.
+    #[must_use]
+    pub fn of(frame: &[u8], vlan: bool, outer_v4: bool, gue: bool) -> Self {
+        let l3 = if vlan { 18 } else { 14 };
+        let l4 = l3 + if outer_v4 { 20 } else { 40 };
+        let word = |at: usize| {
+            frame[at..at + 4]
+                .iter()
+                .fold(0, |w, b| w << 8 | u32::from(*b))
+        };
+        Self {
+            label: if outer_v4 { 0 } else { word(l3) & 0xf_ffff },
+            port: if gue { (word(l4) >> 16) as u16 } else { 0 },
+        }
+    }
+}
+
 /// Wraps an IP packet as its backend expects it: IPIP, or GUE variant 1 to `gue_port`.
 #[must_use]
 pub fn wrap(

@@ -66,16 +66,11 @@ fn packets(v4: bool) -> Vec<Packet> {
 
 /// The hash's bits in a frame that left.
 fn entropy(frame: &[u8], how: &How) -> Entropy {
-    let l3 = if how.vlan.is_some() { 18 } else { 14 };
-    let outer_len = if how.outer_v4 { 20 } else { 40 };
-    let word = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
-    Entropy {
-        label: if how.outer_v4 { 0 } else { word(l3) & 0xf_ffff },
-        port: if how.forward == GUE {
-            (word(l3 + outer_len) >> 16) as u16
-        } else {
-            0
-        },
+    match how.forward {
+        Forward::L2 => Entropy::default(),
+        Forward::Ipip | Forward::Gue(_) => {
+            Entropy::of(frame, how.vlan.is_some(), how.outer_v4, how.forward == GUE)
+        }
     }
 }
 
