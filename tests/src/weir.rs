@@ -73,7 +73,8 @@ impl<'a> Weir<'a> {
         )
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Returns the path of its API's socket.
+    pub fn socket(&self) -> PathBuf {
         self.directory.path().join("api.sock")
     }
 

@@ -10,6 +10,7 @@ mod cases;
 mod control;
 mod driver;
 mod measure;
+mod moves;
 mod world;
 
 use anyhow::{Context as _, Result, bail};
@@ -178,7 +179,7 @@ fn print(report: &Report) {
     for (program, instructions) in &report.instructions {
         println!("{program}: {instructions} instructions verified");
     }
-    println!("{}", report.control);
+    print!("{}", report.control);
     println!(
         "maps for 1,000 services and 10,000 backends, with empty flow tables: {:.1} MiB",
         report.memory as f64 / f64::from(1 << 20)
