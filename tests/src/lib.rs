@@ -5,6 +5,7 @@
     reason = "a harness that can't do its work ends the test"
 )]
 
+pub mod driver;
 pub mod frame;
 pub mod lan;
 pub mod names;

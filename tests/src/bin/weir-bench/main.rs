@@ -8,16 +8,15 @@
 
 mod cases;
 mod control;
-mod driver;
 mod measure;
 mod moves;
 mod world;
 
 use anyhow::{Context as _, Result, bail};
+use lb_tests::driver::Driver;
 use serde::Serialize;
 
 use cases::Case;
-use driver::Driver;
 use measure::measure;
 use world::World;
 
@@ -115,7 +114,10 @@ fn main() -> Result<()> {
         }
         // Every case begins with maps of its own: nothing of another is in the way.
         let mut world = World::new(&case)?;
-        let mut driver = Driver::new(world.program_fd()?, case.grow(), case.verdict())?;
+        let mut drivers = [
+            Driver::new(world.program_fd()?)?,
+            Driver::of_stub(case.grow(), case.verdict())?,
+        ];
         if instructions.is_empty() {
             instructions = world.instructions()?;
         }
@@ -123,7 +125,7 @@ fn main() -> Result<()> {
             if !case.flows.contains(&flows) {
                 continue;
             }
-            let times = measure(&case, &mut world, &mut driver, flows, options.runs)?;
+            let times = measure(&case, &mut world, &mut drivers, flows, options.runs)?;
             let (min_ns, median_ns) = times.net();
             let row = Measured {
                 case: case.name.clone(),

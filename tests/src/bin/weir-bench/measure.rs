@@ -1,11 +1,11 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
+use lb_tests::driver::{Driver, Load};
 use lb_tests::frame::{Address, Entropy, Packet, ethernet, wrap};
 use lb_user::model::Forward;
 
 use super::cases::{Case, Fate};
-use super::driver::{Driver, Load};
 use super::world::{self, Counters, World};
 
 /// Packets of a timed run, at least: as many as there are flows, so that it meets all of them.
@@ -30,12 +30,12 @@ impl Times {
     }
 }
 
-/// Measures a case with so many flows, so many times. It ends in an error if the packets do
-/// anything else than the case says.
+/// Measures a case with so many flows, so many times, by drivers of the program under test and of
+/// the stub. It ends in an error if the packets do anything else than the case says.
 pub fn measure(
     case: &Case,
     world: &mut World,
-    driver: &mut Driver,
+    [driver, stub]: &mut [Driver; 2],
     flows: u32,
     runs: usize,
 ) -> Result<Times> {
@@ -44,8 +44,9 @@ pub fn measure(
         frame: &frame,
         flows,
         ipv6: case.vip.is_ipv6(),
-        verdict: case.verdict(),
+        in_front: 0,
     };
+    let verdict = case.verdict();
     world.forget_flows()?;
     if case.fate == Fate::Tracked {
         // Each flow opens, and sends a second packet.
@@ -53,10 +54,12 @@ pub fn measure(
             frame: &opening,
             ..load
         };
-        driver.run(&opening, flows)?;
-        driver.run(&load, flows)?;
+        driver.time(&opening, flows, verdict)?;
+        driver.time(&load, flows, verdict)?;
     }
-    check_frame(case, &frame, &driver.frame(&load)?)?;
+    let (answer, left) = driver.once(&load)?;
+    ensure!(answer == verdict, "{}: the verdict is {answer}", case.name);
+    check_frame(case, &frame, &left)?;
     let packets = match case.fate {
         Fate::Inserted => flows,
         Fate::Sent | Fate::Passed | Fate::Tracked | Fate::Refused => flows.max(PACKETS),
@@ -67,10 +70,10 @@ pub fn measure(
             world.forget_flows()?;
         }
         let before = world.counters()?;
-        times.program.push(driver.run(&load, packets)?);
+        times.program.push(driver.time(&load, packets, verdict)?);
         let counted = world.counters()?.since(&before);
         check_counters(case, counted, packets, flows)?;
-        times.harness.push(driver.run_stub(&load, PACKETS)?);
+        times.harness.push(stub.time(&load, PACKETS, verdict)?);
         if case.fate == Fate::Inserted {
             check_entries(case, world, flows)?;
         }
