@@ -25,7 +25,7 @@ pub mod service;
 pub mod stats;
 
 /// Version of the map layout. A daemon refuses pinned maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// `IPPROTO_TCP`.
 pub const PROTO_TCP: u8 = 6;

@@ -159,6 +159,30 @@ fn a_row_settles_after_both_timers_and_finishes_after_a_clean_sweep() {
 }
 
 #[test]
+fn a_row_that_goes_from_owner_to_owner_settles_all_the_same() {
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let idle = Duration::from_secs(10);
+    let mut ring = Ring::new(256, &members(&[1, 1, 1]));
+    let away = ring.rebalance(&members(&[1, 1, 0]), start).len();
+    for second in 1..10 {
+        let weights = [1 + second % 2, 2 - second % 2, 0].map(|weight| weight as u32);
+        assert!(!ring.rebalance(&members(&weights), after(second)).is_empty());
+        assert_eq!(ring.settle(after(second), idle, None), []);
+    }
+    assert!(ring.settle(after(10), idle, None).len() >= away);
+    assert!(!ring.names(slot(3)), "the drain is over");
+    // A row that goes back has to wait anew when it leaves again: what opened there meanwhile has
+    // no entry.
+    let mut ring = Ring::new(256, &members(&[1, 1]));
+    ring.rebalance(&members(&[1, 0]), start);
+    ring.rebalance(&members(&[1, 1]), after(5));
+    ring.rebalance(&members(&[1, 0]), after(6));
+    assert_eq!(ring.settle(after(15), idle, None), []);
+    assert_eq!(ring.settle(after(16), idle, None).len(), 128);
+}
+
+#[test]
 fn an_adopted_ring_goes_on_where_it_was() {
     let start = Instant::now();
     let mut ring = Ring::new(256, &members(&[1, 1]));

@@ -178,6 +178,9 @@ impl World {
             last: self.engine.dataplane.clock.now.0 as u32,
             hash: row,
             service: 0,
+            opened: 0,
+            recent: 0,
+            _pad: 0,
         };
         let key = (Table::Confirmed, FlowKey::V4(key));
         self.engine.dataplane.flows.insert(key, entry);

@@ -173,7 +173,7 @@ impl Case {
                 .write(&mut frame, &[0; 6])?;
         } else {
             builder
-                .tcp(1000, port, 1, 1024)
+                .tcp(1000, port, 2, 1024)
                 .ack(1)
                 .write(&mut frame, &[0; 6])?;
         }
