@@ -141,8 +141,10 @@ impl Daemon {
     /// Brings the maps up to date. What fails is tried again.
     fn reconcile(&mut self) {
         let now = Instant::now();
-        let result = self.engine.reconcile(now);
-        if let Err(error) = result.and_then(|()| self.engine.sweep(now)) {
+        let reconciled = self.engine.reconcile(now);
+        let swept = self.engine.sweep(now);
+        let failed = reconciled.err().map(|failed| failed.0).unwrap_or_default();
+        for error in failed.into_iter().chain(swept.err()) {
             let error = anyhow::Error::from(error);
             error!("the maps could not be brought up to date; trying again: {error:#}");
         }

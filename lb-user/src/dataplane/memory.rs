@@ -37,6 +37,8 @@ pub struct Memory {
     pub clock: Clock,
     /// How many rows were stored.
     pub row_stores: u64,
+    /// How many VIPs were taken out.
+    pub service_removals: u64,
 }
 
 impl Memory {
@@ -57,6 +59,7 @@ impl Memory {
                 hz: 1000,
             },
             row_stores: 0,
+            service_removals: 0,
         }
     }
 
@@ -89,7 +92,9 @@ impl Dataplane for Memory {
     }
 
     fn remove_service(&mut self, vip: &Vip) -> Result<(), MapError> {
-        self.services.remove(vip);
+        if self.services.remove(vip).is_some() {
+            self.service_removals += 1;
+        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@ use std::fmt;
 use lb_common::backend::Head;
 use lb_common::service::VIP_FILTER_LEN;
 
-use super::reconcile::filter_entry;
+use super::vips::filter_entry;
 use super::{Engine, EngineError};
 use crate::dataplane::Dataplane;
 

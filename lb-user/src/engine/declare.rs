@@ -132,6 +132,10 @@ impl<D: Dataplane> Engine<D> {
         let before = std::mem::replace(&mut self.desired, prepared.desired);
         self.slots = prepared.slots;
         self.segments = prepared.segments;
+        let services = self.desired.services.iter();
+        self.vips = services
+            .map(|(name, service)| (service.vip, name.clone()))
+            .collect();
         let all = before.encap_source != self.desired.encap_source;
         for (name, service) in &self.desired.services {
             if all || before.services.get(name) != Some(service) {

@@ -9,6 +9,7 @@ mod declare;
 mod reconcile;
 mod status;
 mod sweep;
+mod vips;
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ pub use declare::{Prepared, Refused, ServiceDiff};
 pub use status::{BackendStatus, ServiceStatus};
 
 use crate::dataplane::{Dataplane, MapError};
-use crate::model::{Backend, BackendId, Desired, HealthState, Name, NextHop, Observed, Seen};
+use crate::model::{Backend, BackendId, Desired, HealthState, Name, NextHop, Observed, Seen, Vip};
 use crate::plan::{BackendState, InstalledService, Segment};
 use crate::ring::Segments;
 use crate::state::{Slots, StateError};
@@ -44,7 +45,31 @@ pub enum EngineError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// One service.
+    #[error("service \"{service}\"")]
+    Service {
+        /// The service.
+        service: Name,
+        /// What went wrong.
+        #[source]
+        source: Box<EngineError>,
+    },
 }
+
+impl EngineError {
+    /// Returns the error with the service that it is about.
+    fn of(self, service: &Name) -> Self {
+        Self::Service {
+            service: service.clone(),
+            source: Box::new(self),
+        }
+    }
+}
+
+/// What could not be done, while the rest was. It is tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{} of the changes of the maps failed", .0.len())]
+pub struct Failed(pub Vec<EngineError>);
 
 /// What is known of the way to a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +87,10 @@ pub struct Engine<D> {
     dataplane: D,
     store: Store,
     desired: Desired,
+    /// Who is declared on each VIP.
+    vips: BTreeMap<Vip, Name>,
+    /// VIPs in the service map that services had, until others take them or they are taken out.
+    vacated: BTreeSet<Vip>,
     observed: Observed,
     /// Why backends have no next hop.
     unresolved: BTreeMap<BackendId, Hop>,
@@ -74,6 +103,8 @@ pub struct Engine<D> {
     dirty: BTreeSet<Name>,
     /// Services with work that waits for a time.
     again: BTreeMap<Name, Instant>,
+    /// When to try again what failed.
+    retry: Option<Instant>,
     /// New services that wait for next hops, until then.
     waiting: BTreeMap<Name, Instant>,
     states: BTreeMap<Name, BTreeMap<Name, BackendState>>,
@@ -107,6 +138,8 @@ impl<D: Dataplane> Engine<D> {
                 limits,
                 ..Desired::default()
             },
+            vips: BTreeMap::new(),
+            vacated: BTreeSet::new(),
             observed: Observed::default(),
             unresolved: BTreeMap::new(),
             installed: BTreeMap::new(),
@@ -115,6 +148,7 @@ impl<D: Dataplane> Engine<D> {
             segments: Segments::new(limits.rows),
             dirty: BTreeSet::new(),
             again: BTreeMap::new(),
+            retry: None,
             waiting: BTreeMap::new(),
             states: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -240,6 +274,7 @@ impl<D: Dataplane> Engine<D> {
             .chain(released)
             .copied()
             .chain(self.sweep.next())
+            .chain(self.retry)
             .min()
     }
 }

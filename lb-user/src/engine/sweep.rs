@@ -247,6 +247,10 @@ impl<D: Dataplane> Engine<D> {
 
     /// Frees the places of removed services: this sweep deleted their entries.
     fn free_services(&mut self, started: Instant) -> Result<(), EngineError> {
+        if !self.vacated.is_empty() {
+            // They may still name the rows.
+            return Ok(());
+        }
         let done: Vec<Name> = self
             .retired
             .iter()

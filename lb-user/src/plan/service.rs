@@ -44,11 +44,6 @@ pub enum Step {
         /// The value.
         value: Value,
     },
-    /// Let packets for `vip` pass.
-    RemoveService {
-        /// The key.
-        vip: Vip,
-    },
 }
 
 /// What a plan is made from.
@@ -81,6 +76,9 @@ pub struct ServicePlan {
     pub states: BTreeMap<Name, BackendState>,
     /// How many rows change their owner.
     pub moved: usize,
+    /// The VIP that the service had, if it has another one now. Who takes that over is for those
+    /// to say who know the other services.
+    pub vacated: Option<Vip>,
     /// A segment that is free once packets that read it have left.
     pub released: Option<Segment>,
     /// When there is more to do, though nothing new is seen.
@@ -169,12 +167,13 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
             value: after.value(),
         });
     }
-    if let Some(service) = installed.filter(|service| service.vip != after.vip) {
-        steps.push(Step::RemoveService { vip: service.vip });
-    }
+    let vacated = installed
+        .map(|service| service.vip)
+        .filter(|vip| *vip != after.vip);
     ServicePlan {
         steps,
         after,
+        vacated,
         states,
         moved,
         released,

@@ -1,5 +1,6 @@
 mod lives;
 mod serving;
+mod vips;
 
 use std::cell::RefCell;
 use std::rc::Rc;
