@@ -248,6 +248,20 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
+fn a_daemon_that_served_nothing_starts_again() {
+    let (_lan, host) = host();
+    let mut weir = Weir::start(&host, "[[interface]]\nname = \"eth\"\n");
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        weir.end(signal);
+        weir.run();
+    }
+    weir.audit();
+    weir.write_config(CONFIG);
+    weir.cli("reload");
+    weir.wait_serving("web");
+}
+
+#[test]
 fn a_daemon_that_cannot_start_leaves_nothing_behind() {
     let (_lan, host) = host();
     let weir = Weir::new(&host, &CONFIG.replace("\"eth\"", "\"nonsense\""));
