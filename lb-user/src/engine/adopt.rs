@@ -67,14 +67,16 @@ impl<D: Dataplane> Engine<D> {
     }
 
     /// What was thought of backends stands in their heads: until somebody says otherwise, a dead VM
-    /// stays dead, and one that took no new flows takes none.
+    /// stays dead, and a suspect one takes no new flows.
     fn adopt_health(&mut self, name: &Name, service: &InstalledService, now: Instant) {
         for (backend, installed) in &service.backends {
             let reached = installed.template.kind() != TemplateKind::Unreachable;
-            let value = match (installed.head.alive(), installed.head.accepts()) {
-                (false, _) if reached => HealthState::Dead,
-                (true, false) => HealthState::Suspect,
-                _ => continue,
+            let value = if installed.head.suspect() {
+                HealthState::Suspect
+            } else if reached && !installed.head.alive() {
+                HealthState::Dead
+            } else {
+                continue;
             };
             let id = BackendId {
                 service: name.clone(),

@@ -120,7 +120,8 @@ pub(super) fn plan(
     let accepts = alive && state == BackendState::Up;
     let died = installed.head.alive() && !alive;
     let generation = installed.head.generation().wrapping_add(u16::from(died));
-    after.head = Head::new(side, alive, accepts, generation);
+    after.head =
+        Head::new(side, alive, accepts, generation).with_suspect(state == BackendState::Suspect);
     if after.head != installed.head {
         steps.push(Step::Head {
             slot: installed.slot,

@@ -251,6 +251,35 @@ fn a_restart_does_not_revive_the_dead() {
 }
 
 #[test]
+fn a_restart_suspects_only_those_that_were_suspect() {
+    let mut world = World::new();
+    let mut desired = web(&[1, 1, 0, 1, 1]);
+    let service = desired.services.get_mut(&name("web")).unwrap();
+    service.backends.get_mut(&name("vm2")).unwrap().draining = true;
+    world.declare(desired.clone());
+    world.reach(5);
+    let lost = Hop::Failed("no route".to_owned());
+    world.engine.observe_hop(&id("vm4"), lost, world.now);
+    world
+        .engine
+        .observe_health(&id("vm5"), HealthState::Suspect, world.now);
+    world.run();
+    let accepting: Vec<u32> = (1..=5).filter(|n| world.head(*n).accepts()).collect();
+    assert_eq!(accepting, [1]);
+    let mut world = world.restart();
+    let health = world.engine.health().iter();
+    let health: Vec<_> = health.map(|(id, seen)| (id.clone(), seen.value)).collect();
+    assert_eq!(health, [(id("vm5"), HealthState::Suspect)]);
+    world.declare(desired);
+    world.reach(5);
+    assert_eq!(world.state("vm2"), BackendState::Draining);
+    assert_eq!(world.state("vm3"), BackendState::Idle);
+    assert_eq!(world.state("vm4"), BackendState::Up);
+    assert_eq!(world.state("vm5"), BackendState::Suspect);
+    assert!((1..=5).all(|number| world.head(number).generation() == 0));
+}
+
+#[test]
 fn what_the_file_lost_while_the_daemon_was_away_is_taken_down() {
     let mut world = World::new();
     world.declare(web(&[1, 1]));
