@@ -273,6 +273,14 @@ impl Daemon {
     /// Puts a declaration in force: everything or nothing. Returns what changed.
     fn declare(&mut self, file: Desired, overrides: Overrides) -> Result<Vec<String>, api::Error> {
         let (desired, ineffective) = overrides.apply(&file);
+        if overrides != self.overrides {
+            // Somebody asks for a change just now: it is made, or it is refused.
+            let news = ineffective.iter().filter(|l| !self.ineffective.contains(l));
+            let news: Vec<String> = news.cloned().collect();
+            if !news.is_empty() {
+                return Err(api::Error::Conflict(news));
+            }
+        }
         let prepared = self.engine.prepare(desired.clone()).map_err(|error| {
             api::Error::Conflict(vec![format!("{:#}", anyhow::Error::from(error))])
         })?;
