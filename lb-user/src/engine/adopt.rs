@@ -1,12 +1,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use lb_common::backend::{Head, Template, TemplateKind};
+use lb_common::backend::TemplateKind;
 use lb_common::service::VIP_FILTER_LEN;
 use tracing::{info, warn};
 
 use super::{Engine, EngineError};
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, GRACE};
 use crate::model::{BackendId, HealthState, Name, Seen, Vip};
 use crate::plan::{InstalledBackend, InstalledService, Segment};
 use crate::ring::Ring;
@@ -105,17 +105,9 @@ impl<D: Dataplane> Engine<D> {
         let mut backends = BTreeMap::new();
         for (backend, slot) in self.slots.backends(name) {
             let found = self.dataplane.backend(slot)?;
-            let head = Head::from_bits(found.head);
-            let in_force = found.templates.get(usize::from(head.side()));
-            backends.insert(
-                backend,
-                InstalledBackend {
-                    slot,
-                    head,
-                    template: in_force.copied().unwrap_or(Template::UNREACHABLE),
-                    spare_from: None,
-                },
-            );
+            // When its template was changed last is not known.
+            let spare_from = Some(now + GRACE);
+            backends.insert(backend, InstalledBackend::found(slot, &found, spare_from));
         }
         Ok(InstalledService {
             vip,

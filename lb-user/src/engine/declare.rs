@@ -141,7 +141,6 @@ impl<D: Dataplane> Engine<D> {
             if all || before.services.get(name) != Some(service) {
                 self.dirty.insert(name.clone());
             }
-            self.retired.remove(name);
             if !self.installed.contains_key(name) {
                 self.waiting.entry(name.clone()).or_insert(now + FIRST_HOPS);
             }

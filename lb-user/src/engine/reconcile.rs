@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lb_common::backend::Head;
 use tracing::{info, warn};
 
 use super::{Engine, EngineError, Failed, Hop};
@@ -104,7 +103,14 @@ impl<D: Dataplane> Engine<D> {
 
     fn bring_up(&mut self, name: &Name, now: Instant) -> Result<(), EngineError> {
         if !self.installed.contains_key(name) {
+            // Packets may still read what it had when it was removed.
+            let free = self.retired.get(name).map(|at| *at + GRACE);
+            if let Some(free) = free.filter(|free| *free > now) {
+                self.again.insert(name.clone(), free);
+                return Ok(());
+            }
             self.forget_leftovers(name)?;
+            self.retired.remove(name);
         }
         self.save_slots()?;
         let Some((slot, segment)) = self.slots.service(name) else {
@@ -117,8 +123,9 @@ impl<D: Dataplane> Engine<D> {
         let mut fresh = BTreeMap::new();
         for (backend, slot) in self.slots.backends(name) {
             if installed.is_none_or(|service| !service.backends.contains_key(&backend)) {
-                let found = Head::from_bits(self.dataplane.backend(slot)?.head);
-                fresh.insert(backend, InstalledBackend::unused(slot, found));
+                // No row named it for a while: packets read neither of its sides.
+                let found = self.dataplane.backend(slot)?;
+                fresh.insert(backend, InstalledBackend::found(slot, &found, None));
             }
         }
         let plan = plan::service(

@@ -12,6 +12,7 @@ use tracing::{debug, info};
 use super::{Engine, EngineError};
 use crate::dataplane::{Clock, Dataplane, FlowCursor, FlowKey, GRACE, Jiffies};
 use crate::model::{BackendId, Name};
+use crate::plan::InstalledBackend;
 
 /// An entry's time may be this much older than its flow's last packet: the program writes it
 /// again only after a hundred ticks of the kernel's clock, which has at least 100 a second.
@@ -179,7 +180,7 @@ impl<D: Dataplane> Engine<D> {
             }
         }
         self.flows = sweep.flows;
-        self.free_backends(sweep.started)?;
+        self.free_backends(sweep.started, now)?;
         self.free_services(sweep.started)?;
         let rings = self.installed.values();
         let pending = rings.map(|service| service.ring.lookups()).sum::<usize>() > 0;
@@ -196,7 +197,7 @@ impl<D: Dataplane> Engine<D> {
     }
 
     /// Returns the installed backends that nobody declares.
-    fn leavers(&self) -> impl Iterator<Item = (BackendId, BackendSlot)> {
+    fn leavers(&self) -> impl Iterator<Item = (BackendId, InstalledBackend)> {
         self.installed.iter().flat_map(|(name, service)| {
             let declared = self.desired.services.get(name);
             let gone = move |backend: &Name| {
@@ -211,22 +212,25 @@ impl<D: Dataplane> Engine<D> {
                         service: name.clone(),
                         backend: backend.clone(),
                     };
-                    (id, installed.slot)
+                    (id, *installed)
                 })
         })
     }
 
     /// Frees the places of removed backends that no row and no entry names.
-    fn free_backends(&mut self, started: Instant) -> Result<(), EngineError> {
+    fn free_backends(&mut self, started: Instant, now: Instant) -> Result<(), EngineError> {
         let leavers: Vec<_> = self.leavers().collect();
-        for (id, slot) in leavers {
+        for (id, backend) in leavers {
+            let slot = backend.slot;
             let Some(service) = self.installed.get_mut(&id.service) else {
                 continue;
             };
             let quiet = service
                 .ring
                 .unchanged_since(started.checked_sub(GRACE).unwrap_or(started));
-            if self.flows.contains_key(&slot) || service.ring.names(slot) || !quiet {
+            // Its other template may have been in force a moment ago.
+            let read = backend.spare_from.is_some_and(|free| free > now);
+            if self.flows.contains_key(&slot) || service.ring.names(slot) || !quiet || read {
                 continue;
             }
             service.backends.remove(&id.backend);
@@ -254,6 +258,8 @@ impl<D: Dataplane> Engine<D> {
         let done: Vec<Name> = self
             .retired
             .iter()
+            // One that comes back takes its places over.
+            .filter(|(name, _)| !self.desired.services.contains_key(*name))
             .filter(|(_, at)| **at + GRACE <= started)
             .map(|(name, _)| name.clone())
             .collect();
@@ -272,14 +278,16 @@ impl<D: Dataplane> Engine<D> {
         Ok(())
     }
 
-    /// Makes a backend's place fit for another: no packet can reach it any more.
+    /// Makes a backend's place fit for another: its template leads nowhere, whatever a row says.
+    /// Not before packets that read the side that is not in force have left.
     pub(super) fn clear(&mut self, slot: BackendSlot) -> Result<(), EngineError> {
         let head = Head::from_bits(self.dataplane.backend(slot)?.head);
         let generation = head.generation().wrapping_add(1);
-        let dead = Head::new(head.side(), false, false, generation);
-        self.dataplane.set_head(slot, dead)?;
+        let side = head.side() ^ 1;
         self.dataplane
-            .set_template(slot, head.side() ^ 1, &Template::UNREACHABLE)?;
+            .set_template(slot, side, &Template::UNREACHABLE)?;
+        let dead = Head::new(side, false, false, generation);
+        self.dataplane.set_head(slot, dead)?;
         self.dataplane.clear_backend_stats(slot)?;
         Ok(())
     }

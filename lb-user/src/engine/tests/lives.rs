@@ -170,6 +170,55 @@ fn a_removed_backend_leaves_when_its_flows_have_ended() {
 }
 
 #[test]
+fn a_freed_place_leads_nowhere_whoever_gets_it() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1]));
+    world.pass(Duration::from_secs(200));
+    let in_force = |world: &World| {
+        let backend = world.engine.dataplane.backend(slot(2)).unwrap();
+        backend.templates[usize::from(world.head(2).side())]
+    };
+    assert_eq!(in_force(&world), Template::UNREACHABLE);
+    // Another service gets the place, and can't reach its backend: it fails open.
+    let mut desired = web(&[1]);
+    let mut other = desired.services[&name("web")].clone();
+    other.name = name("other");
+    other.vip.address = "198.18.0.11".parse().unwrap();
+    desired.services.insert(name("other"), other);
+    world.declare(desired);
+    world.pass(FIRST_HOPS);
+    let other = world.engine.installed(&name("other")).unwrap();
+    assert_eq!(other.backends[&name("vm1")].slot, slot(2));
+    assert_eq!(other.ring.row(0), Some(Row::settled(slot(2))));
+    assert_eq!(in_force(&world), Template::UNREACHABLE);
+    assert!(!world.head(2).alive());
+}
+
+#[test]
+fn a_service_that_comes_back_waits_until_packets_have_left_its_places() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(Desired {
+        limits: LIMITS,
+        ..Desired::default()
+    });
+    let before = world.engine.dataplane.backend(slot(2)).unwrap();
+    world.declare(web(&[1]));
+    world.reach(1);
+    assert_eq!(world.engine.dataplane.backend(slot(2)).unwrap(), before);
+    assert!(world.engine.dataplane.services().unwrap().is_empty());
+    world.pass(GRACE);
+    assert_eq!(world.engine.dataplane.services().unwrap().len(), 1);
+    assert_eq!(
+        (world.head(2).alive(), world.head(2).generation()),
+        (false, 1)
+    );
+}
+
+#[test]
 fn a_removed_service_frees_its_places_and_entries() {
     let mut world = World::new();
     world.declare(web(&[1, 1]));
@@ -200,6 +249,7 @@ fn a_service_that_comes_back_at_once_knows_its_flows() {
     world.declare(web(&[1]));
     world.reach(1);
     world.pass(Duration::from_secs(10));
+    assert_eq!(world.engine.dataplane.services().unwrap().len(), 1);
     assert_eq!(world.engine.dataplane.flows.len(), 1);
     assert_eq!(world.engine.slots.backend(&id("vm2")), None);
     assert_eq!(world.head(2).generation(), 1);

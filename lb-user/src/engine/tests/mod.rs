@@ -5,7 +5,7 @@ mod vips;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use lb_common::backend::Head;
+use lb_common::backend::{Head, Template};
 use lb_common::flow::{FlowEntry, FlowKey4, Table};
 use lb_common::row::Row;
 
