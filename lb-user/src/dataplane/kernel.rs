@@ -21,7 +21,7 @@ use lb_common::{
 
 use super::attach::{self, AttachError, Attached};
 use super::clock::{Clock, Jiffies};
-use super::explain::test_run;
+use super::explain::{PinnedToCpu, test_run};
 use super::keys::{ServiceKey, vip};
 use super::load::LoadError;
 use super::mapped::Mapped;
@@ -197,26 +197,6 @@ impl Kernel {
             index: slot.get(),
             capacity: self.limits.backends.saturating_add(1),
         }
-    }
-}
-
-/// Binds the thread to the CPU that it runs on, until dropped.
-struct PinnedToCpu(nix::sched::CpuSet);
-
-impl PinnedToCpu {
-    fn new() -> io::Result<Self> {
-        let this = nix::unistd::Pid::from_raw(0);
-        let before = nix::sched::sched_getaffinity(this)?;
-        let mut one = nix::sched::CpuSet::new();
-        one.set(nix::sched::sched_getcpu()?)?;
-        nix::sched::sched_setaffinity(this, &one)?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for PinnedToCpu {
-    fn drop(&mut self) {
-        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &self.0);
     }
 }
 
@@ -404,6 +384,22 @@ impl Dataplane for Kernel {
             };
         }
         Ok(cursor.table < 2 * tables)
+    }
+
+    fn flow(&self, table: Table, key: &FlowKey) -> Result<Option<FlowEntry>, MapError> {
+        let index = table as usize;
+        let found = match key {
+            FlowKey::V4(key) => self.flows_v4.get(index).map(|map| map.get(key, 0)),
+            FlowKey::V6(key) => self.flows_v6.get(index).map(|map| map.get(key, 0)),
+        };
+        match found {
+            None | Some(Err(AyaError::KeyNotFound)) => Ok(None),
+            Some(Ok(entry)) => Ok(Some(entry)),
+            Some(Err(source)) => Err(MapError::Kernel {
+                map: "flows",
+                source,
+            }),
+        }
     }
 
     fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError> {

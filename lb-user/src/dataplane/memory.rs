@@ -29,6 +29,12 @@ pub struct Memory {
     pub devices: BTreeSet<u32>,
     /// The flow tables.
     pub flows: BTreeMap<(Table, FlowKey), FlowEntry>,
+    /// Entries that packets make between the walk over a table and the next access to it.
+    pub arrivals: BTreeMap<(Table, FlowKey), FlowEntry>,
+    /// Whether a walk over the flow tables has more to come.
+    pub more: bool,
+    /// Whether a walk over the flow tables fails.
+    pub broken_flows: bool,
     /// Counters by backend slot.
     pub backend_stats: BTreeMap<u32, BackendStats>,
     /// Counters by service slot.
@@ -52,6 +58,9 @@ impl Memory {
             backends: vec![Backend::zeroed(); limits.backends as usize + 1],
             devices: BTreeSet::new(),
             flows: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            more: false,
+            broken_flows: false,
             backend_stats: BTreeMap::new(),
             service_stats: BTreeMap::new(),
             clock: Clock {
@@ -174,10 +183,20 @@ impl Dataplane for Memory {
         _: &mut FlowCursor,
         visit: &mut dyn FnMut(Table, FlowKey, FlowEntry),
     ) -> Result<bool, MapError> {
+        if self.broken_flows {
+            let source = std::io::Error::other("broken for a test").into();
+            let map = names::FLOWS_V4[0];
+            return Err(MapError::Kernel { map, source });
+        }
         for ((table, key), entry) in &self.flows {
             visit(*table, *key, *entry);
         }
-        Ok(false)
+        Ok(self.more)
+    }
+
+    fn flow(&self, table: Table, key: &FlowKey) -> Result<Option<FlowEntry>, MapError> {
+        let news = self.arrivals.get(&(table, *key));
+        Ok(news.or_else(|| self.flows.get(&(table, *key))).copied())
     }
 
     fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError> {

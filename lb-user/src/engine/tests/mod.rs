@@ -1,5 +1,6 @@
 mod lives;
 mod serving;
+mod sweeps;
 mod vips;
 
 use std::cell::RefCell;
