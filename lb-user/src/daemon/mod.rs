@@ -285,14 +285,14 @@ impl Daemon {
             api::Error::Conflict(vec![format!("{:#}", anyhow::Error::from(error))])
         })?;
         let attached = self.attach_new(&desired)?;
-        if overrides != self.overrides
-            && let Err(error) = self.directory.set_overrides(&overrides)
-        {
+        let mut stored = self.engine.reserve(&prepared);
+        if stored.is_ok() && overrides != self.overrides {
+            stored = self.directory.set_overrides(&overrides);
+        }
+        if let Err(error) = stored {
             self.undo(&attached);
-            return Err(api::Error::Internal(format!(
-                "{:#}",
-                anyhow::Error::from(error)
-            )));
+            let error = anyhow::Error::from(error);
+            return Err(api::Error::Internal(format!("{error:#}")));
         }
         let changes = config::diff(self.engine.desired(), &desired);
         self.engine.commit(prepared, Instant::now());

@@ -6,7 +6,7 @@ use crate::dataplane::Dataplane;
 use crate::model::{BackendId, Desired, HealthState, Limits, Name, Seen};
 use crate::plan::{BackendState, Segment, eligibility, identity};
 use crate::ring::{MIN_ROWS, Member, Segments, rows_for};
-use crate::state::{NoSlot, Slots};
+use crate::state::{NoSlot, Slots, StateError};
 
 /// Why a declaration can't be carried out. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,13 +55,6 @@ pub struct Prepared {
     desired: Desired,
     slots: Slots,
     segments: Segments,
-}
-
-impl Prepared {
-    /// Returns the places in the maps, to be stored before they are used.
-    pub fn slots(&self) -> &Slots {
-        &self.slots
-    }
 }
 
 /// What a declaration would do to a service's ring.
@@ -125,6 +118,16 @@ impl<D: Dataplane> Engine<D> {
             slots,
             segments,
         })
+    }
+
+    /// Stores the places that a prepared declaration needs. Without that it can't be carried out.
+    pub fn reserve(&mut self, prepared: &Prepared) -> Result<(), StateError> {
+        let mut services = prepared.desired.services.keys();
+        if !services.all(|name| self.stored.include(&prepared.slots, name)) {
+            (self.store)(&prepared.slots)?;
+            self.stored = prepared.slots.clone();
+        }
+        Ok(())
     }
 
     /// Puts a prepared declaration in force. The next [`Self::reconcile`] carries it out.

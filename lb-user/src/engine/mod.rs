@@ -36,6 +36,9 @@ pub type Store = Box<dyn FnMut(&Slots) -> Result<(), StateError>>;
 /// of all of them.
 const FIRST_HOPS: Duration = Duration::from_secs(1);
 
+/// After this long what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Why the data plane could not be brought to what is desired.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -97,7 +100,7 @@ pub struct Engine<D> {
     installed: BTreeMap<Name, InstalledService>,
     slots: Slots,
     /// The slots as they were stored last.
-    stored: Option<Slots>,
+    stored: Slots,
     segments: Segments,
     /// Services that something changed for since they were planned last.
     dirty: BTreeSet<Name>,
@@ -123,7 +126,7 @@ pub struct Engine<D> {
 }
 
 impl<D: Dataplane> Engine<D> {
-    /// Returns an engine that knows what the maps hold already.
+    /// Returns an engine that knows what the maps hold already. `slots` are those in the store.
     pub fn new(
         dataplane: D,
         slots: Slots,
@@ -143,8 +146,8 @@ impl<D: Dataplane> Engine<D> {
             observed: Observed::default(),
             unresolved: BTreeMap::new(),
             installed: BTreeMap::new(),
+            stored: slots.clone(),
             slots,
-            stored: None,
             segments: Segments::new(limits.rows),
             dirty: BTreeSet::new(),
             again: BTreeMap::new(),
@@ -258,11 +261,20 @@ impl<D: Dataplane> Engine<D> {
 
     /// Stores the places in the maps, if they changed: always before they are used.
     fn save_slots(&mut self) -> Result<(), StateError> {
-        if self.stored.as_ref() != Some(&self.slots) {
+        if self.stored != self.slots {
             (self.store)(&self.slots)?;
-            self.stored = Some(self.slots.clone());
+            self.stored = self.slots.clone();
         }
         Ok(())
+    }
+
+    /// Stores the places of a service, if it has new ones. One that has none is served also while
+    /// nothing can be stored.
+    fn save_slots_of(&mut self, name: &Name) -> Result<(), StateError> {
+        if self.stored.include(&self.slots, name) {
+            return Ok(());
+        }
+        self.save_slots()
     }
 
     /// Returns when there is something to do though nothing new is seen.

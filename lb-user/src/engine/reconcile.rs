@@ -1,16 +1,13 @@
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::{Engine, EngineError, Failed, Hop};
+use super::{Engine, EngineError, Failed, Hop, RETRY};
 use crate::dataplane::{Dataplane, GRACE, MapError};
 use crate::model::{BackendId, Name};
 use crate::plan::{self, BackendState, Input, InstalledBackend, ServicePlan, Step};
 use crate::template;
-
-/// After this long what failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
 
 impl<D: Dataplane> Engine<D> {
     /// Brings the maps to what is desired and observed, as far as it can be done now. What fails
@@ -112,7 +109,7 @@ impl<D: Dataplane> Engine<D> {
             self.forget_leftovers(name)?;
             self.retired.remove(name);
         }
-        self.save_slots()?;
+        self.save_slots_of(name)?;
         let Some((slot, segment)) = self.slots.service(name) else {
             return Ok(());
         };

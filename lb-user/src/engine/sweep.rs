@@ -9,7 +9,7 @@ use lb_common::backend::{BackendSlot, Head, Template};
 use lb_common::flow::{FlowEntry, Table};
 use tracing::{debug, info};
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, RETRY};
 use crate::dataplane::{Clock, Dataplane, FlowCursor, FlowKey, GRACE, Jiffies};
 use crate::model::{BackendId, Name};
 use crate::plan::InstalledBackend;
@@ -63,11 +63,11 @@ impl Schedule {
 }
 
 impl<D: Dataplane> Engine<D> {
-    /// Does the next piece of a sweep, if one is due. After a failure another one begins soon.
+    /// Does the next piece of a sweep, if one is due. After a failure it begins anew.
     pub fn sweep(&mut self, now: Instant) -> Result<(), EngineError> {
         let result = self.sweep_on(now);
         if result.is_err() {
-            self.sweep.wanted(now, PAUSE.0);
+            self.sweep.wanted(now, RETRY);
         }
         result
     }
@@ -223,6 +223,7 @@ impl<D: Dataplane> Engine<D> {
         self.flows = sweep.flows;
         self.free_backends(sweep.started, now)?;
         self.free_services(sweep.started)?;
+        self.save_slots()?;
         let rings = self.installed.values();
         let pending = rings.map(|service| service.ring.lookups()).sum::<usize>() > 0;
         if tracked > 0 || pending || !self.retired.is_empty() || self.any_leaving() {
@@ -284,7 +285,6 @@ impl<D: Dataplane> Engine<D> {
             self.observed.next_hops.remove(&id);
             self.observed.health.remove(&id);
             self.slots.remove_backend(&id);
-            self.save_slots()?;
             info!(service = %id.service, backend = %id.backend, "backend is gone: its flows have ended");
         }
         Ok(())
@@ -314,7 +314,6 @@ impl<D: Dataplane> Engine<D> {
                 self.segments.free(segment.base, segment.len);
             }
             self.slots.remove_service(&name);
-            self.save_slots()?;
         }
         Ok(())
     }

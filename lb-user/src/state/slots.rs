@@ -80,6 +80,21 @@ impl Slots {
         BackendSlot::new(*service.backends.get(id.backend.as_str())?)
     }
 
+    /// Returns whether a service has all the places here that it has in `other`. It may have more:
+    /// those that were freed since.
+    pub fn include(&self, other: &Self, name: &Name) -> bool {
+        let (Some(here), Some(there)) = (
+            self.services.get(name.as_str()),
+            other.services.get(name.as_str()),
+        ) else {
+            return !other.services.contains_key(name.as_str());
+        };
+        let segment = |service: &ServiceSlots| (service.slot, service.base, service.rows);
+        let mut backends = there.backends.iter();
+        segment(here) == segment(there)
+            && backends.all(|(name, slot)| here.backends.get(name) == Some(slot))
+    }
+
     /// Gives a service a place of `limit`, with a segment of the ring map.
     pub fn add_service(
         &mut self,

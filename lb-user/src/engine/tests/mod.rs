@@ -1,9 +1,10 @@
+mod failures;
 mod lives;
 mod serving;
 mod sweeps;
 mod vips;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use lb_common::backend::{Head, Template};
@@ -29,6 +30,8 @@ const LIMITS: Limits = Limits {
 struct World {
     engine: Engine<Memory>,
     stored: Rc<RefCell<Slots>>,
+    /// Whether nothing can be stored.
+    full: Rc<Cell<bool>>,
     now: Instant,
 }
 
@@ -78,9 +81,16 @@ impl World {
 
     fn on(memory: Memory, slots: Slots, now: Instant) -> Self {
         let stored = Rc::new(RefCell::new(slots.clone()));
+        let full = Rc::new(Cell::new(false));
         let store = {
-            let stored = stored.clone();
+            let (stored, full) = (stored.clone(), full.clone());
             Box::new(move |slots: &Slots| {
+                if full.get() {
+                    return Err(StateError::File {
+                        path: "slots.json".into(),
+                        source: std::io::ErrorKind::StorageFull.into(),
+                    });
+                }
                 *stored.borrow_mut() = slots.clone();
                 Ok(())
             })
@@ -88,6 +98,7 @@ impl World {
         Self {
             engine: Engine::new(memory, slots, LIMITS, store, now).unwrap(),
             stored,
+            full,
             now,
         }
     }
