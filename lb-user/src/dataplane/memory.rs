@@ -43,6 +43,8 @@ pub struct Memory {
     pub clock: Clock,
     /// How many rows were stored.
     pub row_stores: u64,
+    /// How many heads were stored.
+    pub head_stores: u64,
     /// How many VIPs were taken out.
     pub service_removals: u64,
 }
@@ -68,6 +70,7 @@ impl Memory {
                 hz: 1000,
             },
             row_stores: 0,
+            head_stores: 0,
             service_removals: 0,
         }
     }
@@ -159,6 +162,7 @@ impl Dataplane for Memory {
     }
 
     fn set_head(&mut self, slot: BackendSlot, head: Head) -> Result<(), MapError> {
+        self.head_stores += 1;
         match self.backends.get_mut(slot.get() as usize) {
             Some(backend) => backend.head = head.to_bits(),
             None => {

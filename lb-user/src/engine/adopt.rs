@@ -41,6 +41,11 @@ impl<D: Dataplane> Engine<D> {
             };
             let service = self.adopt_service(&name, vip, slot, segment, now)?;
             self.adopt_health(&name, &service, now);
+            let backends = service.backends.keys().map(|backend| BackendId {
+                service: name.clone(),
+                backend: backend.clone(),
+            });
+            self.unanswered.extend(backends);
             if service.ring.lookups() > 0 {
                 self.sweep.wanted(now, self.interval());
             }

@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use lb_common::backend::BackendSlot;
+
 use super::{Engine, FIRST_HOPS};
 use crate::dataplane::Dataplane;
 use crate::model::{BackendId, Desired, HealthState, Limits, Name, Seen};
-use crate::plan::{BackendState, Segment, eligibility, identity};
+use crate::plan::{BackendState, Segment, Ways, eligibility, identity};
 use crate::ring::{MIN_ROWS, Member, Segments, rows_for};
 use crate::state::{NoSlot, Slots, StateError};
 
@@ -144,7 +146,8 @@ impl<D: Dataplane> Engine<D> {
             if all || before.services.get(name) != Some(service) {
                 self.dirty.insert(name.clone());
             }
-            if !self.installed.contains_key(name) {
+            // Also one that an earlier daemon left: this one has no next hops yet.
+            if !self.states.contains_key(name) {
                 self.waiting.entry(name.clone()).or_insert(now + FIRST_HOPS);
             }
         }
@@ -156,14 +159,17 @@ impl<D: Dataplane> Engine<D> {
                 }
                 Some(now_declared) => {
                     for (backend, declaration) in service.backends {
-                        if now_declared.backends.contains_key(&backend) {
-                            continue;
-                        }
+                        let now_declared = now_declared.backends.get(&backend);
                         let id = BackendId {
                             service: name.clone(),
                             backend,
                         };
-                        self.leaving.insert(id, declaration);
+                        if now_declared != Some(&declaration) {
+                            self.unanswered.remove(&id);
+                        }
+                        if now_declared.is_none() {
+                            self.leaving.insert(id, declaration);
+                        }
                     }
                 }
             }
@@ -194,10 +200,13 @@ impl<D: Dataplane> Engine<D> {
         services
             .filter_map(|service| {
                 let installed = self.installed.get(&service.name)?;
-                let mut next = (1..=u32::from(u16::MAX)).filter_map(|unused| {
-                    // Slots of backends that are not there yet: any that nobody has.
-                    lb_common::backend::BackendSlot::new((1 << 23) + unused)
-                });
+                // Slots of backends that are not there yet: any that nobody has.
+                let unused = self.desired.limits.backends.saturating_add(1)..;
+                let mut next = unused.map_while(BackendSlot::new);
+                let ways = Ways {
+                    encap: &desired.encap_source,
+                    ..self.ways()
+                };
                 let members: Vec<Member> = service
                     .backends
                     .iter()
@@ -209,10 +218,9 @@ impl<D: Dataplane> Engine<D> {
                         let vip = service.vip.address;
                         let known = installed.backends.get(name);
                         let takes = match known {
-                            Some(_) => {
-                                let encap = &desired.encap_source;
-                                let eligible =
-                                    eligibility(&id, vip, backend, encap, &self.observed);
+                            Some(known) => {
+                                let in_force = Some(&known.template);
+                                let eligible = eligibility(&id, vip, backend, &ways, in_force);
                                 eligible.state == BackendState::Up
                             }
                             None => !backend.draining,

@@ -25,15 +25,15 @@ pub use status::{BackendStatus, ServiceStatus};
 
 use crate::dataplane::{Dataplane, MapError};
 use crate::model::{Backend, BackendId, Desired, HealthState, Name, NextHop, Observed, Seen, Vip};
-use crate::plan::{BackendState, InstalledService, Segment};
+use crate::plan::{BackendState, InstalledService, Segment, Ways};
 use crate::ring::Segments;
 use crate::state::{Slots, StateError};
 
 /// Where the engine keeps the places in the kernel's maps, before it uses them.
 pub type Store = Box<dyn FnMut(&Slots) -> Result<(), StateError>>;
 
-/// How long a new service waits for the next hops of its backends, so that its first ring is that
-/// of all of them.
+/// How long a service waits for the next hops of its backends: so that the first ring of a new one
+/// is that of all of them, and nothing changes for one of an earlier daemon.
 const FIRST_HOPS: Duration = Duration::from_secs(1);
 
 /// After this long what failed is tried again.
@@ -95,6 +95,8 @@ pub struct Engine<D> {
     /// VIPs in the service map that services had, until others take them or they are taken out.
     vacated: BTreeSet<Vip>,
     observed: Observed,
+    /// Backends of an earlier daemon whose next hops nobody told this one yet.
+    unanswered: BTreeSet<BackendId>,
     /// Why backends have no next hop.
     unresolved: BTreeMap<BackendId, Hop>,
     installed: BTreeMap<Name, InstalledService>,
@@ -108,7 +110,7 @@ pub struct Engine<D> {
     again: BTreeMap<Name, Instant>,
     /// When to try again what failed.
     retry: Option<Instant>,
-    /// New services that wait for next hops, until then.
+    /// Services that are new to this daemon and wait for next hops, until then.
     waiting: BTreeMap<Name, Instant>,
     states: BTreeMap<Name, BTreeMap<Name, BackendState>>,
     /// Declarations of removed backends whose flows have not ended, so that their next hops are
@@ -144,6 +146,7 @@ impl<D: Dataplane> Engine<D> {
             vips: BTreeMap::new(),
             vacated: BTreeSet::new(),
             observed: Observed::default(),
+            unanswered: BTreeSet::new(),
             unresolved: BTreeMap::new(),
             installed: BTreeMap::new(),
             stored: slots.clone(),
@@ -226,8 +229,20 @@ impl<D: Dataplane> Engine<D> {
         backends
     }
 
+    /// Returns what is known of the ways to backends.
+    fn ways(&self) -> Ways<'_> {
+        Ways {
+            encap: &self.desired.encap_source,
+            observed: &self.observed,
+            unanswered: &self.unanswered,
+        }
+    }
+
     /// Takes in what is known of the way to a backend.
     pub fn observe_hop(&mut self, id: &BackendId, hop: Hop, now: Instant) {
+        if !matches!(hop, Hop::Pending(_)) {
+            self.unanswered.remove(id);
+        }
         match hop {
             Hop::Found(value) => {
                 self.unresolved.remove(id);

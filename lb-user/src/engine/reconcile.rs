@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use lb_common::backend::TemplateKind;
 use tracing::{info, warn};
 
 use super::{Engine, EngineError, Failed, Hop, RETRY};
@@ -60,17 +61,23 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
-    /// Returns whether the ways to all backends of a service are known, or known not to be.
+    /// Returns whether the ways to all backends of a service are known, or known not to be. What an
+    /// earlier daemon knew holds until there is an answer.
     fn answered(&self, name: &Name) -> bool {
         let service = self.desired.services.get(name);
+        let installed = self.installed.get(name);
         let mut backends = service.into_iter().flat_map(|s| s.backends.keys());
         backends.all(|backend| {
             let id = BackendId {
                 service: name.clone(),
                 backend: backend.clone(),
             };
+            let held = installed
+                .and_then(|service| service.backends.get(backend))
+                .is_some_and(|backend| backend.template.kind() != TemplateKind::Unreachable);
             self.observed.next_hops.contains_key(&id)
                 || matches!(self.unresolved.get(&id), Some(Hop::Failed(_)))
+                || held && self.unanswered.contains(&id)
         })
     }
 
@@ -128,8 +135,7 @@ impl<D: Dataplane> Engine<D> {
         let plan = plan::service(
             &Input {
                 desired,
-                encap: &self.desired.encap_source,
-                observed: &self.observed,
+                ways: self.ways(),
                 fresh: &fresh,
                 segment,
                 slot,
@@ -215,6 +221,9 @@ impl<D: Dataplane> Engine<D> {
 
     /// Returns why nobody knows how to reach a backend.
     pub(super) fn reason(&self, id: &BackendId) -> Option<String> {
+        if self.unanswered.contains(id) {
+            return None;
+        }
         match self.unresolved.get(id) {
             Some(Hop::Pending(why) | Hop::Failed(why)) => return Some(why.clone()),
             Some(Hop::Found(_)) | None => {}
@@ -238,6 +247,7 @@ impl<D: Dataplane> Engine<D> {
         }
         self.installed.remove(name);
         self.states.remove(name);
+        self.unanswered.retain(|id| id.service != *name);
         self.unresolved.retain(|id, _| id.service != *name);
         self.observed.next_hops.retain(|id, _| id.service != *name);
         self.observed.health.retain(|id, _| id.service != *name);

@@ -281,6 +281,7 @@ impl<D: Dataplane> Engine<D> {
             if let Some(states) = self.states.get_mut(&id.service) {
                 states.remove(&id.backend);
             }
+            self.unanswered.remove(&id);
             self.unresolved.remove(&id);
             self.observed.next_hops.remove(&id);
             self.observed.health.remove(&id);

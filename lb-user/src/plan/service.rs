@@ -6,9 +6,9 @@ use lb_common::backend::{BackendSlot, Head, Template};
 use lb_common::row::Row;
 use lb_common::service::Service as Value;
 
-use super::backend::{self, BackendState, Eligibility, eligibility};
+use super::backend::{self, BackendState, Eligibility, Ways, eligibility};
 use super::installed::{InstalledBackend, InstalledService, Segment};
-use crate::model::{BackendId, EncapSource, HealthState, Name, Observed, Service, Vip};
+use crate::model::{BackendId, HealthState, Name, Service, Vip};
 use crate::ring::{Change, Member, Ring};
 
 /// One map write.
@@ -51,10 +51,8 @@ pub enum Step {
 pub struct Input<'a> {
     /// What the operator declared.
     pub desired: &'a Service,
-    /// The source addresses of outer headers.
-    pub encap: &'a EncapSource,
-    /// What readers saw.
-    pub observed: &'a Observed,
+    /// What is known of the ways to its backends.
+    pub ways: Ways<'a>,
     /// What the slots of backends that are not installed yet hold.
     pub fresh: &'a BTreeMap<Name, InstalledBackend>,
     /// Where the rows shall be. Longer than the installed segment: the ring grows.
@@ -105,7 +103,7 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
             continue;
         };
         let slot = before.slot;
-        let eligible = backend_eligibility(input, name);
+        let eligible = backend_eligibility(input, name, &before.template);
         let plan = backend::plan(
             before,
             eligible.state,
@@ -193,16 +191,16 @@ pub fn identity(service: &Name, backend: &Name) -> u64 {
     })
 }
 
-fn backend_eligibility(input: &Input<'_>, name: &Name) -> Eligibility {
+fn backend_eligibility(input: &Input<'_>, name: &Name, in_force: &Template) -> Eligibility {
     let id = BackendId {
         service: input.desired.name.clone(),
         backend: name.clone(),
     };
     let vip: IpAddr = input.desired.vip.address;
     match input.desired.backends.get(name) {
-        Some(backend) => eligibility(&id, vip, backend, input.encap, input.observed),
+        Some(backend) => eligibility(&id, vip, backend, &input.ways, Some(in_force)),
         None => {
-            let health = input.observed.health.get(&id).map(|seen| seen.value);
+            let health = input.ways.observed.health.get(&id).map(|seen| seen.value);
             let state = match health {
                 Some(HealthState::Dead) => BackendState::Dead,
                 _ => BackendState::Leaving,

@@ -1,4 +1,4 @@
-//! Moves that settle, deaths, removals and restarts.
+//! Moves that settle, deaths and removals.
 
 use super::*;
 
@@ -253,93 +253,4 @@ fn a_service_that_comes_back_at_once_knows_its_flows() {
     assert_eq!(world.engine.dataplane.flows.len(), 1);
     assert_eq!(world.engine.slots.backend(&id("vm2")), None);
     assert_eq!(world.head(2).generation(), 1);
-}
-
-#[test]
-fn a_restart_changes_nothing_and_goes_on() {
-    let mut world = World::new();
-    world.declare(web(&[1, 1]));
-    world.reach(2);
-    world.declare(web(&[1, 0]));
-    let stores = world.engine.dataplane.row_stores;
-    let (rows, head) = (world.rows(), world.head(2));
-    let mut world = world.restart();
-    world.audit();
-    world.declare(web(&[1, 0]));
-    world.reach(2);
-    assert_eq!((world.rows(), world.head(2)), (rows, head));
-    assert_eq!(world.engine.dataplane.row_stores, stores);
-    world.pass(Duration::from_secs(120));
-    assert_eq!(
-        world.engine.installed(&name("web")).unwrap().ring.lookups(),
-        0
-    );
-}
-
-#[test]
-fn a_restart_does_not_revive_the_dead() {
-    let mut world = World::new();
-    world.declare(web(&[1, 1]));
-    world.reach(2);
-    world
-        .engine
-        .observe_health(&id("vm2"), HealthState::Dead, world.now);
-    world.run();
-    let (rows, head) = (world.rows(), world.head(2));
-    let mut world = world.restart();
-    world.declare(web(&[1, 1]));
-    world.reach(2);
-    assert_eq!(
-        (world.state("vm2"), world.rows(), world.head(2)),
-        (BackendState::Dead, rows, head)
-    );
-    world
-        .engine
-        .observe_health(&id("vm2"), HealthState::Up, world.now);
-    world.run();
-    assert_eq!(world.owned(2), 256);
-}
-
-#[test]
-fn a_restart_suspects_only_those_that_were_suspect() {
-    let mut world = World::new();
-    let mut desired = web(&[1, 1, 0, 1, 1]);
-    let service = desired.services.get_mut(&name("web")).unwrap();
-    service.backends.get_mut(&name("vm2")).unwrap().draining = true;
-    world.declare(desired.clone());
-    world.reach(5);
-    let lost = Hop::Failed("no route".to_owned());
-    world.engine.observe_hop(&id("vm4"), lost, world.now);
-    world
-        .engine
-        .observe_health(&id("vm5"), HealthState::Suspect, world.now);
-    world.run();
-    let accepting: Vec<u32> = (1..=5).filter(|n| world.head(*n).accepts()).collect();
-    assert_eq!(accepting, [1]);
-    let mut world = world.restart();
-    let health = world.engine.health().iter();
-    let health: Vec<_> = health.map(|(id, seen)| (id.clone(), seen.value)).collect();
-    assert_eq!(health, [(id("vm5"), HealthState::Suspect)]);
-    world.declare(desired);
-    world.reach(5);
-    assert_eq!(world.state("vm2"), BackendState::Draining);
-    assert_eq!(world.state("vm3"), BackendState::Idle);
-    assert_eq!(world.state("vm4"), BackendState::Up);
-    assert_eq!(world.state("vm5"), BackendState::Suspect);
-    assert!((1..=5).all(|number| world.head(number).generation() == 0));
-}
-
-#[test]
-fn what_the_file_lost_while_the_daemon_was_away_is_taken_down() {
-    let mut world = World::new();
-    world.declare(web(&[1, 1]));
-    world.reach(2);
-    let mut world = world.restart();
-    world.declare(Desired {
-        limits: LIMITS,
-        ..Desired::default()
-    });
-    assert!(world.engine.dataplane.services().unwrap().is_empty());
-    world.pass(Duration::from_secs(40));
-    assert_eq!(world.engine.slots, Slots::default());
 }

@@ -1,5 +1,6 @@
 mod failures;
 mod lives;
+mod restarts;
 mod serving;
 mod sweeps;
 mod vips;
