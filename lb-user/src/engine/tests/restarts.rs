@@ -158,3 +158,62 @@ fn what_the_file_lost_while_the_daemon_was_away_is_taken_down() {
     world.pass(Duration::from_secs(40));
     assert_eq!(world.engine.slots, Slots::default());
 }
+
+#[test]
+fn a_service_removed_before_a_restart_is_freed_after_it() {
+    let nothing = || Desired {
+        limits: LIMITS,
+        ..Desired::default()
+    };
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.track(1, 3);
+    world.declare(nothing());
+    let mut world = world.restart();
+    world.declare(nothing());
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.engine.slots, Slots::default());
+    assert_eq!(*world.stored.borrow(), Slots::default());
+    assert!(world.engine.dataplane.flows.is_empty());
+    assert_eq!(world.engine.next_deadline(), None);
+}
+
+#[test]
+fn of_two_vips_of_a_service_the_declared_one_stays() {
+    for declared in ["198.18.0.10", "198.18.0.99"] {
+        let mut world = World::new();
+        world.declare(web(&[1, 1]));
+        world.reach(2);
+        // The daemon dies while it changes the VIP.
+        let service = world.engine.installed(&name("web")).unwrap();
+        let (mut other, value) = (service.vip, service.value());
+        other.address = "198.18.0.99".parse().unwrap();
+        world.engine.dataplane.set_service(&other, &value).unwrap();
+        let mut world = world.restart();
+        let mut desired = web(&[1, 1]);
+        let service = desired.services.get_mut(&name("web")).unwrap();
+        service.vip.address = declared.parse().unwrap();
+        let vip = service.vip;
+        world.declare(desired);
+        let found = world.engine.dataplane.services().unwrap();
+        assert_eq!(found, [(vip, value)]);
+        assert_eq!(world.engine.dataplane.service_removals, 1);
+    }
+}
+
+#[test]
+fn a_vip_left_over_with_an_older_ring_goes_at_once() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    let service = world.engine.installed(&name("web")).unwrap();
+    let (vip, value) = (service.vip, service.value());
+    let (mut other, mut older) = (vip, value);
+    other.address = "198.18.0.1".parse().unwrap();
+    older.ring_base = 4096;
+    world.engine.dataplane.set_service(&other, &older).unwrap();
+    let world = world.restart();
+    let found = world.engine.dataplane.services().unwrap();
+    assert_eq!(found, [(vip, value)]);
+}
