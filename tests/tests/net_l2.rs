@@ -378,3 +378,25 @@ fn moved_rows_settle_and_a_removed_backend_goes_when_its_flows_have_ended() {
     weir.audit();
     assert!(weir.log().contains("its flows have ended"));
 }
+
+#[test]
+fn a_vm_that_was_removed_and_is_gone_serves_when_it_is_added_again() {
+    let world = World::new(2);
+    let weir = world.weir(&world.service("web", VIP, "tcp", "idle_timeout = \"1s\""));
+    let address = world.vms[1].v4();
+    for how in ["", " --drop-flows"] {
+        weir.cli(&format!("backend remove web vm2{how}"));
+        wait::until("the removed VM to be gone", || {
+            let service = weir.service("web");
+            (service["backends"].as_array().unwrap().len() == 1).then_some(())
+        });
+        weir.cli(&format!("backend add web vm2 {address}"));
+        weir.wait_for("web", "vm2", "up");
+        assert!(world.spread(60).contains_key("vm2"));
+    }
+    weir.cli("backend remove web vm2 --drop-flows");
+    weir.cli(&format!("backend add web vm2 {address}"));
+    weir.wait_for("web", "vm2", "up");
+    assert!(world.spread(60).contains_key("vm2"));
+    weir.audit();
+}

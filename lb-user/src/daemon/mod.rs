@@ -143,6 +143,10 @@ impl Daemon {
         let now = Instant::now();
         let reconciled = self.engine.reconcile(now);
         let swept = self.engine.sweep(now);
+        if self.engine.take_freed() {
+            // One that is declared again must be news to the readers.
+            self.follow();
+        }
         let failed = reconciled.err().map(|failed| failed.0).unwrap_or_default();
         for error in failed.into_iter().chain(swept.err()) {
             let error = anyhow::Error::from(error);
@@ -151,6 +155,10 @@ impl Daemon {
     }
 
     fn health(&mut self, report: &health::Report) {
+        if !self.checker.probes(&report.id) {
+            // It was on its way when its probe ended.
+            return;
+        }
         if report.state != HealthState::Up {
             let why = report.why.as_deref().unwrap_or("proof of death");
             warn!(service = %report.id.service, backend = %report.id.backend, why, "health: {}", report.state.as_str());
@@ -168,6 +176,10 @@ impl Daemon {
     }
 
     fn next_hop(&mut self, id: &BackendId, hop: Result<crate::model::NextHop, Unresolved>) {
+        if self.engine.backend(id).is_none() {
+            // It was on its way when nobody wanted it any more.
+            return;
+        }
         let now = Instant::now();
         let failed = matches!(hop, Err(Unresolved::NeighbourFailed { .. }));
         let probed = self.checker.probes(id);

@@ -151,6 +151,7 @@ impl<D: Dataplane> Engine<D> {
                 self.waiting.entry(name.clone()).or_insert(now + FIRST_HOPS);
             }
         }
+        self.forget_earlier_lives(&before);
         for (name, service) in before.services {
             match self.desired.services.get(&name) {
                 None => {
@@ -181,6 +182,25 @@ impl<D: Dataplane> Engine<D> {
                 .get(&id.service)
                 .is_some_and(|service| !service.backends.contains_key(&id.backend))
         });
+    }
+
+    /// A backend that is declared again is not the one that was thought dead before. What an
+    /// earlier daemon thought of those that it had declared holds.
+    fn forget_earlier_lives(&mut self, before: &Desired) {
+        for (name, service) in &self.desired.services {
+            let was = before.services.get(name);
+            if was.is_none() && !self.states.contains_key(name) {
+                continue;
+            }
+            for backend in service.backends.keys() {
+                if was.is_none_or(|was| !was.backends.contains_key(backend)) {
+                    self.observed.health.remove(&BackendId {
+                        service: name.clone(),
+                        backend: backend.clone(),
+                    });
+                }
+            }
+        }
     }
 
     /// Gives up a backend on the operator's word: its flows are lost.

@@ -121,6 +121,8 @@ pub struct Engine<D> {
     /// Segments of the ring map that packets may still read.
     released: Vec<(Instant, Segment)>,
     sweep: sweep::Schedule,
+    /// Whether places were freed since somebody asked.
+    freed: bool,
     /// Flow table entries of each backend, as of the last sweep.
     flows: BTreeMap<BackendSlot, u64>,
     filter: BTreeMap<u32, u8>,
@@ -161,6 +163,7 @@ impl<D: Dataplane> Engine<D> {
             retired: BTreeMap::new(),
             released: Vec::new(),
             sweep: sweep::Schedule::default(),
+            freed: false,
             flows: BTreeMap::new(),
             filter: BTreeMap::new(),
             devices: BTreeSet::new(),
@@ -272,6 +275,11 @@ impl<D: Dataplane> Engine<D> {
         if self.observed.health.remove(id).is_some() {
             self.dirty.insert(id.service.clone());
         }
+    }
+
+    /// Returns whether backends are gone since the last call: nobody has to follow them any more.
+    pub fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
     }
 
     /// Stores the places in the maps, if they changed: always before they are used.

@@ -286,6 +286,7 @@ impl<D: Dataplane> Engine<D> {
             self.observed.next_hops.remove(&id);
             self.observed.health.remove(&id);
             self.slots.remove_backend(&id);
+            self.freed = true;
             info!(service = %id.service, backend = %id.backend, "backend is gone: its flows have ended");
         }
         Ok(())

@@ -170,6 +170,41 @@ fn a_removed_backend_leaves_when_its_flows_have_ended() {
 }
 
 #[test]
+fn a_backend_given_up_and_declared_again_serves() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1]));
+    world.engine.give_up(&id("vm2"), world.now);
+    world.run();
+    assert_eq!(
+        (world.state("vm2"), world.head(2).alive()),
+        (BackendState::Dead, false)
+    );
+    world.declare(web(&[1, 1]));
+    assert_eq!(world.state("vm2"), BackendState::Up);
+    assert_eq!((world.owned(2), world.head(2).generation()), (256, 1));
+    // A change of something else is no new life.
+    world
+        .engine
+        .observe_health(&id("vm2"), HealthState::Dead, world.now);
+    world.declare(web(&[2, 1]));
+    assert_eq!(world.state("vm2"), BackendState::Dead);
+}
+
+#[test]
+fn who_is_gone_is_said_once() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1]));
+    assert!(!world.engine.take_freed());
+    world.pass(Duration::from_secs(200));
+    assert!(world.engine.take_freed() && !world.engine.take_freed());
+    assert!(!world.engine.reachable().contains_key(&id("vm2")));
+}
+
+#[test]
 fn a_freed_place_leads_nowhere_whoever_gets_it() {
     let mut world = World::new();
     world.declare(web(&[1, 1]));
