@@ -85,6 +85,31 @@ fn a_new_daemon_finds_every_entry_of_the_last_one() {
 }
 
 #[test]
+fn files_of_others_are_left_alone() {
+    let (settings, removed) = settings();
+    drop(load(&settings).unwrap());
+    // A map of somebody else, in a directory that is to be ours.
+    let shared = Removed(Pins::new(pins("shared")));
+    shared.0.prepare().unwrap();
+    let foreign = shared.0.map("somebodys");
+    std::fs::rename(removed.0.map("REASONS"), &foreign).unwrap();
+    let other = Settings {
+        pin_dir: shared.0.dir().into(),
+        ..settings.clone()
+    };
+    let error = load(&other).err().expect("a refusal").to_string();
+    assert!(
+        error.starts_with("paths.pins: ")
+            && error.contains("holds somebodys, which is not weir's: allowed is"),
+        "{error}"
+    );
+    shared.0.remove_all().unwrap();
+    assert!(foreign.exists());
+    std::fs::remove_file(foreign).unwrap();
+    assert!(!load(&other).unwrap().adopted());
+}
+
+#[test]
 fn maps_of_another_secret_size_or_version_are_refused_and_left_alone() {
     let (settings, _removed) = settings();
     let mut first = load(&settings).unwrap();

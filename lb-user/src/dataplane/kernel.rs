@@ -10,6 +10,7 @@ use aya::maps::xdp::{DevMapHash, XdpMapError};
 use aya::maps::{Array, HashMap, MapData, MapError as AyaError, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use lb_common::{
+    DEVICES,
     backend::{Backend, BackendSlot, Head, Template},
     explain::Explanation,
     flow::{FlowEntry, FlowKey4, FlowKey6, Table},
@@ -232,7 +233,7 @@ fn sum<T: aya::Pod, S>(values: &PerCpuValues<T>, start: S, add: impl Fn(&mut S, 
 
 impl Dataplane for Kernel {
     fn set_service(&mut self, vip: &Vip, service: &Service) -> Result<(), MapError> {
-        let capacity = self.limits.services;
+        let capacity = self.limits.services.saturating_add(1);
         match ServiceKey::from(vip) {
             ServiceKey::V4(key) => self
                 .services_v4
@@ -337,13 +338,11 @@ impl Dataplane for Kernel {
     fn add_device(&mut self, ifindex: u32) -> Result<(), MapError> {
         self.devices
             .insert(ifindex, ifindex, None, 0)
-            .map_err(|source| MapError::Kernel {
-                map: names::DEVICES,
-                source: match source {
-                    XdpMapError::MapError(source) => source,
-                    source @ XdpMapError::ChainedProgramNotSupported => {
-                        AyaError::IoError(io::Error::other(source))
-                    }
+            .map_err(|source| match source {
+                XdpMapError::MapError(source) => update_error(names::DEVICES, DEVICES, source),
+                source @ XdpMapError::ChainedProgramNotSupported => MapError::Kernel {
+                    map: names::DEVICES,
+                    source: AyaError::IoError(io::Error::other(source)),
                 },
             })
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytemuck::Zeroable as _;
 use lb_common::{
+    DEVICES,
     backend::{Backend, BackendSlot, Head, Template},
     flow::{FlowEntry, Table},
     map_names as names,
@@ -88,16 +89,15 @@ impl Dataplane for Memory {
     fn set_service(&mut self, vip: &Vip, service: &Service) -> Result<(), MapError> {
         let same_family = |other: &&Vip| other.address.is_ipv4() == vip.address.is_ipv4();
         let used = self.services.keys().filter(same_family).count();
-        if used >= self.limits.services as usize && !self.services.contains_key(vip) {
+        // A service that changes its VIP has two of them for a moment.
+        let capacity = self.limits.services.saturating_add(1);
+        if used >= capacity as usize && !self.services.contains_key(vip) {
             let map = if vip.address.is_ipv4() {
                 names::SERVICES_V4
             } else {
                 names::SERVICES_V6
             };
-            return Err(MapError::Full {
-                map,
-                capacity: self.limits.services,
-            });
+            return Err(MapError::Full { map, capacity });
         }
         self.services.insert(*vip, *service);
         Ok(())
@@ -178,6 +178,12 @@ impl Dataplane for Memory {
     }
 
     fn add_device(&mut self, ifindex: u32) -> Result<(), MapError> {
+        if self.devices.len() >= DEVICES as usize && !self.devices.contains(&ifindex) {
+            return Err(MapError::Full {
+                map: names::DEVICES,
+                capacity: DEVICES,
+            });
+        }
         self.devices.insert(ifindex);
         Ok(())
     }

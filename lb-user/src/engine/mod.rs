@@ -126,7 +126,10 @@ pub struct Engine<D> {
     /// Flow table entries of each backend, as of the last sweep.
     flows: BTreeMap<BackendSlot, u64>,
     filter: BTreeMap<u32, u8>,
+    /// Interfaces that packets can be redirected to.
     devices: BTreeSet<u32>,
+    /// Those that they can't be redirected to, and why.
+    no_devices: BTreeMap<u32, String>,
 }
 
 impl<D: Dataplane> Engine<D> {
@@ -167,6 +170,7 @@ impl<D: Dataplane> Engine<D> {
             flows: BTreeMap::new(),
             filter: BTreeMap::new(),
             devices: BTreeSet::new(),
+            no_devices: BTreeMap::new(),
         };
         engine.adopt(now)?;
         Ok(engine)
@@ -238,6 +242,7 @@ impl<D: Dataplane> Engine<D> {
             encap: &self.desired.encap_source,
             observed: &self.observed,
             unanswered: &self.unanswered,
+            devices: &self.devices,
         }
     }
 

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use lb_common::backend::TemplateKind;
@@ -61,6 +61,12 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
+    /// Plans a service again at that time, if not before.
+    fn again_by(&mut self, name: &Name, at: Instant) {
+        let by = self.again.entry(name.clone()).or_insert(at);
+        *by = at.min(*by);
+    }
+
     /// Returns whether the ways to all backends of a service are known, or known not to be. What an
     /// earlier daemon knew holds until there is an answer.
     fn answered(&self, name: &Name) -> bool {
@@ -120,6 +126,7 @@ impl<D: Dataplane> Engine<D> {
         let Some((slot, segment)) = self.slots.service(name) else {
             return Ok(());
         };
+        self.add_devices(name, now);
         let Some(desired) = self.desired.services.get(name) else {
             return Ok(());
         };
@@ -146,6 +153,40 @@ impl<D: Dataplane> Engine<D> {
         self.apply(name, plan, now)
     }
 
+    /// Makes the interfaces of a service's next hops such that packets can be redirected to. Where
+    /// that fails the backend is not reached for now.
+    fn add_devices(&mut self, name: &Name, now: Instant) {
+        let service = self.desired.services.get(name);
+        let declared = service.into_iter().flat_map(|s| s.backends.keys());
+        let installed = self.installed.get(name);
+        let installed = installed.into_iter().flat_map(|s| s.backends.keys());
+        let hops = declared.chain(installed).filter_map(|backend| {
+            self.observed.next_hops.get(&BackendId {
+                service: name.clone(),
+                backend: backend.clone(),
+            })
+        });
+        let wanted: BTreeSet<u32> = hops.map(|hop| hop.value.ifindex).collect();
+        for ifindex in wanted {
+            if self.devices.contains(&ifindex) {
+                continue;
+            }
+            match self.dataplane.add_device(ifindex) {
+                Ok(()) => {
+                    self.devices.insert(ifindex);
+                    self.no_devices.remove(&ifindex);
+                }
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    let why =
+                        format!("packets can't be sent out of interface {ifindex}: {error:#}");
+                    self.no_devices.insert(ifindex, why);
+                    self.again_by(name, now + RETRY);
+                }
+            }
+        }
+    }
+
     /// Frees the places that a service's backends had when it was removed, if it comes back
     /// without them before a sweep did it. A new generation makes their flow entries worthless.
     fn forget_leftovers(&mut self, name: &Name) -> Result<(), EngineError> {
@@ -167,12 +208,6 @@ impl<D: Dataplane> Engine<D> {
         if !self.installed.contains_key(name) {
             self.dataplane.clear_service_stats(plan.after.slot)?;
         }
-        for backend in plan.after.backends.values() {
-            let ifindex = backend.template.ifindex;
-            if ifindex != 0 && self.devices.insert(ifindex) {
-                self.dataplane.add_device(ifindex)?;
-            }
-        }
         for step in &plan.steps {
             apply(&mut self.dataplane, step)?;
         }
@@ -185,7 +220,7 @@ impl<D: Dataplane> Engine<D> {
             self.released.push((now + GRACE, segment));
         }
         if let Some(at) = plan.again_at {
-            self.again.insert(name.clone(), at);
+            self.again_by(name, at);
         }
         if plan.after.ring.lookups() > 0 || plan.states.len() > self.declared(name) {
             self.sweep.wanted(now, self.interval());
@@ -233,6 +268,9 @@ impl<D: Dataplane> Engine<D> {
         let Some(hop) = self.observed.next_hops.get(id) else {
             return Some("its next hop is not known yet".to_owned());
         };
+        if let Some(why) = self.no_devices.get(&hop.value.ifindex) {
+            return Some(why.clone());
+        }
         let encap = &self.desired.encap_source;
         let built = template::build(service.vip.address, backend, &hop.value, encap);
         built.err().map(|error| error.to_string())

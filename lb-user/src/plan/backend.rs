@@ -63,6 +63,8 @@ pub struct Ways<'a> {
     /// Backends of an earlier daemon whose next hops this one was not told yet: what is in force
     /// holds until then.
     pub unanswered: &'a BTreeSet<BackendId>,
+    /// Interfaces that packets can be redirected to.
+    pub devices: &'a BTreeSet<u32>,
 }
 
 /// Decides what a declared backend may be sent. `in_force` is what it is sent by now.
@@ -78,7 +80,9 @@ pub fn eligibility(
         .filter(|template| template.kind() != TemplateKind::Unreachable)
         .filter(|_| ways.unanswered.contains(id));
     let template = match observed.next_hops.get(id) {
-        Some(hop) => template::build(vip, backend, &hop.value, ways.encap).ok(),
+        Some(hop) => template::build(vip, backend, &hop.value, ways.encap)
+            .ok()
+            .filter(|template| ways.devices.contains(&template.ifindex)),
         None => in_force.copied(),
     };
     let health = observed

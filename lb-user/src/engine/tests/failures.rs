@@ -92,3 +92,46 @@ fn a_full_disk_delays_only_the_saving_of_what_was_freed() {
     world.pass(Duration::from_secs(2));
     assert_eq!(*world.stored.borrow(), world.engine.slots);
 }
+
+#[test]
+fn behind_an_interface_that_takes_no_packets_a_backend_is_not_up() {
+    let mut world = World::new();
+    // All places are taken by other interfaces.
+    world.engine.dataplane.devices = (1000..1000 + lb_common::DEVICES).collect();
+    world.declare(web(&[1]));
+    world.reach(1);
+    assert_eq!(world.state("vm1"), BackendState::Unresolved);
+    assert!(!world.head(1).alive());
+    let status = world.engine.status().unwrap();
+    let why = status[0].backends[&name("vm1")].why.clone().unwrap();
+    assert_eq!(
+        why,
+        "packets can't be sent out of interface 5: the map DEVICES is full: it has 1024 entries"
+    );
+    // One is deleted.
+    world.engine.dataplane.devices.remove(&1000);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.state("vm1"), BackendState::Up);
+    assert_eq!(world.owned(1), 256);
+}
+
+#[test]
+fn with_a_full_service_map_a_vip_can_still_change() {
+    let mut world = World::new();
+    let mut desired = web(&[1]);
+    for number in 0..3_u8 {
+        let mut service = desired.services[&name("web")].clone();
+        service.name = name(&format!("s{number}"));
+        service.vip.address = [198, 18, 2, number].into();
+        desired.services.insert(service.name.clone(), service);
+    }
+    world.declare(desired.clone());
+    world.pass(FIRST_HOPS);
+    assert_eq!(world.engine.dataplane.services().unwrap().len(), 4);
+    let web = desired.services.get_mut(&name("web")).unwrap();
+    web.vip.address = [198, 18, 2, 99].into();
+    let vip = web.vip;
+    world.declare(desired);
+    let services = world.engine.dataplane.services().unwrap();
+    assert!(services.len() == 4 && services.iter().any(|(found, _)| *found == vip));
+}
