@@ -90,6 +90,8 @@ impl<D: Dataplane> Engine<D> {
         }
         let mut slots = self.slots.clone();
         let mut segments = self.segments.clone();
+        let mut services = slots.unused_services(limits.services.saturating_mul(2));
+        let mut backends = slots.unused_backends(limits.backends);
         for (name, service) in &desired.services {
             let refused = |source| Refused::Slots {
                 service: name.clone(),
@@ -100,7 +102,7 @@ impl<D: Dataplane> Engine<D> {
                 None => {
                     let segment = first_segment(&mut segments, name, wanted, &limits)?;
                     slots
-                        .add_service(name, segment, limits.services.saturating_mul(2))
+                        .add_service(name, segment, &mut services)
                         .map_err(refused)?;
                 }
                 // A ring that can't grow still serves; its weights are coarser.
@@ -112,7 +114,7 @@ impl<D: Dataplane> Engine<D> {
                 Some(_) => {}
             }
             slots
-                .add_backends(name, service.backends.keys(), limits.backends)
+                .add_backends(name, service.backends.keys(), &mut backends)
                 .map_err(refused)?;
         }
         Ok(Prepared {

@@ -143,6 +143,7 @@ impl<D: Dataplane> Engine<D> {
             &Input {
                 desired,
                 ways: self.ways(),
+                leaving: &self.leaving,
                 fresh: &fresh,
                 segment,
                 slot,

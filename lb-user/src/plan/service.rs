@@ -8,7 +8,7 @@ use lb_common::service::Service as Value;
 
 use super::backend::{self, BackendState, Eligibility, Ways, eligibility};
 use super::installed::{InstalledBackend, InstalledService, Segment};
-use crate::model::{BackendId, HealthState, Name, Service, Vip};
+use crate::model::{Backend, BackendId, HealthState, Name, Service, Vip};
 use crate::ring::{Change, Member, Ring};
 
 /// One map write.
@@ -53,6 +53,8 @@ pub struct Input<'a> {
     pub desired: &'a Service,
     /// What is known of the ways to its backends.
     pub ways: Ways<'a>,
+    /// The declarations of removed backends that still have flows.
+    pub leaving: &'a BTreeMap<BackendId, Backend>,
     /// What the slots of backends that are not installed yet hold.
     pub fresh: &'a BTreeMap<Name, InstalledBackend>,
     /// Where the rows shall be. Longer than the installed segment: the ring grows.
@@ -140,8 +142,10 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
     };
     let owners_before = owners(&ring);
     let mut changes = Vec::new();
-    for backend in backends.values().filter(|backend| !backend.head.alive()) {
-        changes.extend(ring.death(backend.slot, &members, input.now));
+    let dead = backends.values().filter(|backend| !backend.head.alive());
+    // Mostly none of them has a row any more.
+    for slot in ring.named(dead.map(|backend| backend.slot).collect()) {
+        changes.extend(ring.death(slot, &members, input.now));
     }
     changes.extend(ring.rebalance(&members, input.now));
     let moved = match installed {
@@ -197,20 +201,17 @@ fn backend_eligibility(input: &Input<'_>, name: &Name, in_force: &Template) -> E
         backend: name.clone(),
     };
     let vip: IpAddr = input.desired.vip.address;
-    match input.desired.backends.get(name) {
-        Some(backend) => eligibility(&id, vip, backend, &input.ways, Some(in_force)),
-        None => {
-            let health = input.ways.observed.health.get(&id).map(|seen| seen.value);
-            let state = match health {
-                Some(HealthState::Dead) => BackendState::Dead,
-                _ => BackendState::Leaving,
-            };
-            Eligibility {
-                state,
-                template: None,
-            }
-        }
+    let eligible = |backend| eligibility(&id, vip, backend, &input.ways, Some(in_force));
+    if let Some(backend) = input.desired.backends.get(name) {
+        return eligible(backend);
     }
+    let health = input.ways.observed.health.get(&id).map(|seen| seen.value);
+    let state = match health {
+        Some(HealthState::Dead) => BackendState::Dead,
+        _ => BackendState::Leaving,
+    };
+    let template = input.leaving.get(&id).and_then(|b| eligible(b).template);
+    Eligibility { state, template }
 }
 
 /// Doubles the ring until it fills its new segment. No flow changes its backend by that.

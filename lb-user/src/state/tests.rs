@@ -239,8 +239,9 @@ fn the_directory_keeps_everything_and_has_one_user() {
     directory.set_overrides(&overrides).unwrap();
     assert_eq!(directory.slots().unwrap(), None);
     let mut slots = Slots::default();
+    let mut unused = slots.unused_services(10);
     slots
-        .add_service(&name("web"), Segment { base: 0, len: 256 }, 10)
+        .add_service(&name("web"), Segment { base: 0, len: 256 }, &mut unused)
         .unwrap();
     directory.set_slots(&slots).unwrap();
     drop(directory);
@@ -281,9 +282,12 @@ fn a_damaged_file_is_named_and_left_alone() {
 fn places_are_kept_freed_and_limited() {
     let segment = Segment { base: 0, len: 256 };
     let mut slots = Slots::default();
-    assert_eq!(slots.add_service(&name("a"), segment, 2), Ok(0));
-    assert_eq!(slots.add_service(&name("b"), segment, 2), Ok(1));
-    let error = slots.add_service(&name("c"), segment, 2).unwrap_err();
+    let mut unused = slots.unused_services(2);
+    assert_eq!(slots.add_service(&name("a"), segment, &mut unused), Ok(0));
+    assert_eq!(slots.add_service(&name("b"), segment, &mut unused), Ok(1));
+    let error = slots
+        .add_service(&name("c"), segment, &mut unused)
+        .unwrap_err();
     assert!(
         error
             .to_string()
@@ -291,23 +295,26 @@ fn places_are_kept_freed_and_limited() {
         "{error}"
     );
     let backends = [name("x"), name("y")];
-    slots.add_backends(&name("a"), backends.iter(), 3).unwrap();
-    slots
-        .add_backends(&name("b"), backends[..1].iter(), 3)
-        .unwrap();
-    assert!(slots.add_backends(&name("b"), backends.iter(), 3).is_err());
+    let add = |slots: &mut Slots, service: &str, backends: &[Name]| {
+        let mut unused = slots.unused_backends(3);
+        slots.add_backends(&name(service), backends.iter(), &mut unused)
+    };
+    add(&mut slots, "a", &backends).unwrap();
+    add(&mut slots, "b", &backends[..1]).unwrap();
+    assert!(add(&mut slots, "b", &backends).is_err());
     let y = BackendId {
         service: name("a"),
         backend: name("y"),
     };
     let place = slots.backend(&y).unwrap();
     slots.remove_backend(&y);
-    slots.add_backends(&name("b"), backends.iter(), 3).unwrap();
+    add(&mut slots, "b", &backends).unwrap();
     let reused = BackendId {
         service: name("b"),
         ..y
     };
     assert_eq!(slots.backend(&reused), Some(place));
     slots.remove_service(&name("a"));
-    assert_eq!(slots.add_service(&name("c"), segment, 2), Ok(0));
+    let mut unused = slots.unused_services(2);
+    assert_eq!(slots.add_service(&name("c"), segment, &mut unused), Ok(0));
 }

@@ -156,7 +156,14 @@ fn a_removed_backend_leaves_when_its_flows_have_ended() {
         world.engine.reachable().contains_key(&id("vm3")),
         "its way is still followed"
     );
+    let kept = world.head(3);
     world.engine.observe_hop(&id("vm3"), hop(9), world.now);
+    world.run();
+    world.pass(GRACE);
+    let found = world.engine.dataplane.backend(slot(3)).unwrap();
+    let head = world.head(3);
+    assert_eq!(found.templates[usize::from(head.side())].eth[5], 9);
+    assert!(head.alive() && head.generation() == kept.generation());
     world.pass(Duration::from_secs(200));
     assert!(!world.engine.states[&name("web")].contains_key(&name("vm3")));
     assert_eq!(world.engine.slots.backend(&id("vm3")), None);
