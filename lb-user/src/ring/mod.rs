@@ -14,7 +14,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use lb_common::backend::BackendSlot;
@@ -132,6 +132,20 @@ impl Ring {
     pub fn names(&self, slot: BackendSlot) -> bool {
         let mut rows = self.rows.iter();
         rows.any(|row| row.owner() == slot || row.untracked() == slot)
+    }
+
+    /// Returns those of some backends that a row names as owner or as untracked.
+    pub fn named(&self, mut slots: BTreeSet<BackendSlot>) -> Vec<BackendSlot> {
+        let mut named = Vec::new();
+        for row in &self.rows {
+            if slots.is_empty() {
+                break;
+            }
+            for slot in [row.owner(), row.untracked()] {
+                named.extend(slots.take(&slot));
+            }
+        }
+        named
     }
 
     /// Returns whether no row that asks the flow table changed after `since`.

@@ -55,6 +55,20 @@ fn a_first_ring_meets_its_quotas_and_is_settled() {
 }
 
 #[test]
+fn a_ring_says_which_backends_its_rows_name() {
+    let mut ring = Ring::new(1024, &members(&[1, 0, 1]));
+    let all = || [1, 2, 3, 4].map(slot).into();
+    let named = |ring: &Ring| ring.named(all()).into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(named(&ring), [slot(1), slot(3)].into());
+    ring.rebalance(&members(&[0, 1, 0]), Instant::now());
+    assert_eq!(
+        named(&ring),
+        [1, 2, 3].map(slot).into(),
+        "also those that hold old flows only"
+    );
+}
+
+#[test]
 fn a_ring_without_any_weight_is_empty_and_fills_without_tracking() {
     let mut ring = Ring::new(256, &members(&[0, 0]));
     assert!(ring.rows().iter().all(|row| *row == Row::EMPTY));
