@@ -49,7 +49,9 @@ impl BackendSlot {
 /// The word of a backend that a packet reads: which of the two templates is in force, whether the
 /// backend lives, and in which generation. 64 bits, so that the daemon stores it atomically.
 ///
-/// Bit 0: template side; bit 1: alive; bit 2: accepts new flows; bits 16..32: generation.
+/// Bit 0: template side; bit 1: alive; bit 2: accepts new flows; bit 3: suspect; bits 16..32:
+/// generation. Bit 3 means nothing to packets: a daemon writes down for the next one why the
+/// backend takes no new flows. Heads of daemons that did not know it have 0 there.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Head(u64);
@@ -58,6 +60,7 @@ impl Head {
     const SIDE: u64 = 1;
     const ALIVE: u64 = 1 << 1;
     const ACCEPTS: u64 = 1 << 2;
+    const SUSPECT: u64 = 1 << 3;
     const GENERATION_SHIFT: u32 = 16;
 
     /// Returns a head. `side` is 0 or 1.
@@ -68,6 +71,12 @@ impl Head {
                 | if accepts { Self::ACCEPTS } else { 0 }
                 | (generation as u64) << Self::GENERATION_SHIFT,
         )
+    }
+
+    /// Returns the head with or without the mark that health checks suspect the backend.
+    #[must_use]
+    pub const fn with_suspect(self, suspect: bool) -> Self {
+        Self(self.0 & !Self::SUSPECT | if suspect { Self::SUSPECT } else { 0 })
     }
 
     /// Returns the head stored as `bits`.
@@ -98,6 +107,12 @@ impl Head {
     #[inline(always)]
     pub const fn accepts(self) -> bool {
         self.0 & Self::ACCEPTS != 0
+    }
+
+    /// Returns whether health checks suspect the backend. Draining backends, those without weight
+    /// or without a next hop take no new flows either, and are not suspect.
+    pub const fn suspect(self) -> bool {
+        self.0 & Self::SUSPECT != 0
     }
 
     /// Returns the generation: a death counts it up, so that a revived VM knows none of the flows
@@ -240,6 +255,10 @@ mod tests {
                     assert_eq!(head.alive(), alive);
                     assert_eq!(head.accepts(), accepts);
                     assert_eq!(head.generation(), generation);
+                    assert!(!head.suspect(), "as daemons of old left it");
+                    let suspect = head.with_suspect(true);
+                    assert!(suspect.suspect());
+                    assert_eq!(suspect.with_suspect(false), head);
                 }
             }
         }

@@ -25,7 +25,10 @@ pub mod service;
 pub mod stats;
 
 /// Version of the map layout. A daemon refuses pinned maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
+
+/// Number of interfaces that packets can be redirected to.
+pub const DEVICES: u32 = 1024;
 
 /// `IPPROTO_TCP`.
 pub const PROTO_TCP: u8 = 6;

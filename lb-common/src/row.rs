@@ -81,27 +81,61 @@ impl core::fmt::Debug for Row {
     }
 }
 
-/// What the flow table said about a packet of a row with `lookup`.
+/// What the tables of confirmed and kept flows said about a packet of a row with `lookup`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum Established {
     /// No entry.
-    Miss,
+    None,
     /// An entry whose backend is dead, or lives in a later generation than the entry names.
     Dead,
-    /// An entry of a living backend that takes no new flows, or of a flow that was closed.
-    Finished,
     /// An entry of a living backend.
     Live,
+    /// As `Live`, but the client closed the flow.
+    Closed,
+    /// As `Live`, but the backend takes no new flows.
+    Leaving,
 }
 
-/// Where a packet goes, and what happens to the flow table before.
+impl Established {
+    /// Returns whether the half-open table must be asked as well. `reopened` says whether the
+    /// entry has [`crate::flow::FlowEntry::REOPENED`].
+    #[inline(always)]
+    pub const fn asks_half_open(self, opening: bool, reopened: bool) -> bool {
+        match self {
+            Self::None | Self::Dead => true,
+            Self::Live => reopened && !opening,
+            Self::Closed | Self::Leaving => reopened || opening,
+        }
+    }
+}
+
+/// What the table of half-open flows said. An entry of a dead backend is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfOpen {
+    /// No entry.
+    None,
+    /// The entry is this packet's: it repeats the opening packet, or follows it.
+    Same,
+    /// An entry of another opening packet.
+    Other,
+    /// An entry that holds no new flow: it is closed, or the opening packet comes once more and its
+    /// backend takes no new flows by now. That it comes once more says that nobody answered.
+    Stale,
+}
+
+/// Where a packet goes, and what happens to the flow tables before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// To the entry's backend.
+    /// To the established entry's backend.
     Entry,
-    /// To `owner`; the flow table stays as it is.
+    /// To the half-open entry's backend. An opening packet makes the entry its own; another one
+    /// confirms it, in place of an established entry of an earlier flow.
+    HalfOpen,
+    /// To the established entry's backend, which is the owner: the entry is the new flow's now.
+    Reuse,
+    /// To `owner`; the flow tables stay as they are.
     Owner,
-    /// To `owner`, after deleting a stale entry of an earlier flow with the same key.
+    /// To `owner`, after deleting a dead entry of an earlier flow with the same key.
     OwnerForget,
     /// To `owner`, after inserting a half-open entry. If the insert is refused: see
     /// [`open_refused`].
@@ -116,35 +150,61 @@ pub enum Choice {
 /// The packet rule for a row with `lookup`.
 ///
 /// `opening` says whether the packet opens a flow (a TCP SYN without ACK); plain UDP never does.
-/// `untracked_alive` says whether `row.untracked()` lives.
+/// `owner_has_it` says whether the established entry is the owner's, `untracked_alive` whether
+/// `row.untracked()` lives.
 ///
 /// Rows without `lookup` don't come here: their packets go to `owner`.
 #[inline(always)]
-pub const fn choose(row: Row, opening: bool, entry: Entry, untracked_alive: bool) -> Choice {
+pub const fn choose(
+    row: Row,
+    opening: bool,
+    established: Established,
+    half_open: HalfOpen,
+    owner_has_it: bool,
+    untracked_alive: bool,
+) -> Choice {
     let moved = row.owner().get() != row.untracked().get();
-    match (entry, opening) {
-        (Entry::Live, _) | (Entry::Finished, false) => Choice::Entry,
+    match (established, half_open, opening) {
+        // Whether an opening packet in the middle of a flow means anything, its VM decides.
+        (Established::Live, _, true) => Choice::Entry,
+        (_, HalfOpen::Same, _) => Choice::HalfOpen,
+        (Established::Live | Established::Closed | Established::Leaving, _, false) => Choice::Entry,
+        // Which of two opening packets is the client's, the next packet tells.
+        (_, HalfOpen::Other, true) => Choice::HalfOpen,
+        (Established::Closed | Established::Leaving, _, true) if owner_has_it => Choice::Reuse,
+        (Established::Closed | Established::Leaving, _, true) => Choice::Open,
+        (Established::None | Established::Dead, _, true) if moved => Choice::Open,
+        (Established::None | Established::Dead, _, false) if moved && untracked_alive => {
+            Choice::Keep
+        }
         // I1 holds without an entry where owner and untracked are one; but an old entry of the
-        // same key would win over it (I2).
-        (Entry::Miss, true) if !moved => Choice::Owner,
-        (Entry::Dead | Entry::Finished, true) if !moved => Choice::OwnerForget,
-        (_, true) => Choice::Open,
-        (_, false) if !untracked_alive => Choice::Owner,
-        (Entry::Miss, false) if !moved => Choice::Untracked,
-        (Entry::Dead, false) if !moved => Choice::OwnerForget,
-        (_, false) => Choice::Keep,
+        // same key would win over it (I2) if its backend came to life.
+        (Established::Dead, _, _) if !moved => Choice::OwnerForget,
+        (Established::None, _, false) if untracked_alive => Choice::Untracked,
+        (Established::None | Established::Dead, _, _) => Choice::Owner,
     }
+}
+
+/// Where an opening packet goes when its half-open entry was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// To the established entry's backend: the flow may well live.
+    Entry,
+    /// To this backend, after deleting what is left of an earlier flow.
+    Forget(BackendSlot),
 }
 
 /// Where an opening packet goes when its half-open entry was refused: to `untracked` if it lives,
 /// because a flow without an entry will be taken for one of its flows (I1). The move is delayed,
 /// nothing breaks.
 #[inline(always)]
-pub const fn open_refused(row: Row, untracked_alive: bool) -> BackendSlot {
-    if untracked_alive {
-        row.untracked()
-    } else {
-        row.owner()
+pub const fn open_refused(row: Row, established: Established, untracked_alive: bool) -> Refused {
+    match established {
+        Established::Live | Established::Leaving => Refused::Entry,
+        Established::None | Established::Dead | Established::Closed if untracked_alive => {
+            Refused::Forget(row.untracked())
+        }
+        Established::None | Established::Dead | Established::Closed => Refused::Forget(row.owner()),
     }
 }
 
@@ -170,40 +230,66 @@ mod tests {
 
     #[test]
     fn the_packet_rule_as_a_table() {
-        use Choice::{Entry as E, Keep, Open, Owner, OwnerForget, Untracked};
-        use Entry::{Dead, Finished, Live, Miss};
+        use Choice::{Entry, Keep, Open, Owner, OwnerForget, Reuse, Untracked};
+        use Established::{Closed, Dead, Leaving, Live, None};
+        use HalfOpen::{Other, Same, Stale};
         let moved = Row::new(B, A, true);
         let same = Row::new(A, A, true);
-        // (row, opening, entry, untracked lives) -> choice
-        let table = [
-            (moved, true, Miss, true, Open),
-            (moved, true, Miss, false, Open),
-            (moved, true, Dead, true, Open),
-            (moved, true, Finished, true, Open),
-            (moved, true, Live, true, E),
-            (moved, false, Miss, true, Keep),
-            (moved, false, Miss, false, Owner),
-            (moved, false, Dead, true, Keep),
-            (moved, false, Dead, false, Owner),
-            (moved, false, Finished, true, E),
-            (moved, false, Live, false, E),
-            (same, true, Miss, true, Owner),
-            (same, true, Dead, true, OwnerForget),
-            (same, true, Finished, true, OwnerForget),
-            (same, true, Live, true, E),
-            (same, false, Miss, true, Untracked),
-            (same, false, Miss, false, Owner),
-            (same, false, Dead, true, OwnerForget),
-            (same, false, Finished, true, E),
-        ];
-        for (row, opening, entry, alive, want) in table {
+        // Opening packets: (row, established, half-open, owner has it) -> choice
+        for (row, established, half_open, owners, want) in [
+            (moved, None, HalfOpen::None, false, Open),
+            (moved, None, Same, false, Choice::HalfOpen),
+            (moved, None, Other, false, Choice::HalfOpen),
+            (moved, None, Stale, false, Open),
+            (moved, Dead, HalfOpen::None, false, Open),
+            (moved, Live, HalfOpen::None, false, Entry),
+            (moved, Closed, HalfOpen::None, false, Open),
+            (moved, Closed, HalfOpen::None, true, Reuse),
+            (moved, Closed, Same, false, Choice::HalfOpen),
+            (moved, Closed, Other, false, Choice::HalfOpen),
+            (moved, Closed, Stale, false, Open),
+            (moved, Leaving, HalfOpen::None, false, Open),
+            (moved, Leaving, HalfOpen::None, true, Reuse),
+            (same, None, HalfOpen::None, false, Owner),
+            (same, None, Same, false, Choice::HalfOpen),
+            (same, Dead, HalfOpen::None, false, OwnerForget),
+            (same, Closed, HalfOpen::None, false, Open),
+            (same, Live, HalfOpen::None, false, Entry),
+        ] {
+            for alive in [true, false] {
+                assert_eq!(
+                    choose(row, true, established, half_open, owners, alive),
+                    want,
+                    "{row:?} {established:?} {half_open:?} {owners}"
+                );
+            }
+        }
+        // Others: (row, established, half-open, untracked lives) -> choice
+        for (row, established, half_open, alive, want) in [
+            (moved, None, HalfOpen::None, true, Keep),
+            (moved, None, HalfOpen::None, false, Owner),
+            (moved, None, Same, true, Choice::HalfOpen),
+            (moved, None, Other, true, Keep),
+            (moved, None, Stale, false, Owner),
+            (moved, Dead, HalfOpen::None, true, Keep),
+            (moved, Dead, HalfOpen::None, false, Owner),
+            (moved, Live, HalfOpen::None, false, Entry),
+            (moved, Closed, Other, true, Entry),
+            (moved, Leaving, Same, true, Choice::HalfOpen),
+            (same, None, HalfOpen::None, true, Untracked),
+            (same, None, HalfOpen::None, false, Owner),
+            (same, None, Same, true, Choice::HalfOpen),
+            (same, Dead, HalfOpen::None, true, OwnerForget),
+            (same, Closed, HalfOpen::None, true, Entry),
+        ] {
             assert_eq!(
-                choose(row, opening, entry, alive),
+                choose(row, false, established, half_open, false, alive),
                 want,
-                "{row:?} opening={opening} {entry:?} untracked alive={alive}"
+                "{row:?} {established:?} {half_open:?} {alive}"
             );
         }
-        assert_eq!(open_refused(moved, true), A);
-        assert_eq!(open_refused(moved, false), B);
+        assert_eq!(open_refused(moved, None, true), Refused::Forget(A));
+        assert_eq!(open_refused(moved, Closed, false), Refused::Forget(B));
+        assert_eq!(open_refused(moved, Leaving, true), Refused::Entry);
     }
 }

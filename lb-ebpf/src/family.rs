@@ -5,7 +5,11 @@ use lb_common::{
     service::{Service, VIP_ANY_PORT, VIP_EXACT},
 };
 
-use crate::maps::{self, FlowTable};
+use crate::{
+    flow::{self, Question},
+    maps::{self, FlowTable},
+    trace::Trace,
+};
 
 /// An address family.
 pub trait Family {
@@ -29,6 +33,9 @@ pub trait Family {
     fn half_open() -> &'static FlowTable<Self::Key>;
     fn confirmed() -> &'static FlowTable<Self::Key>;
     fn kept() -> &'static FlowTable<Self::Key>;
+
+    /// Asks them: see [`crate::flow::backend_of`].
+    fn ask_flow_tables<T: Trace>(question: &Question<Self::Key>) -> u32;
 }
 
 /// Returns the service that a flow is for: one on its port, else one on any port.
@@ -105,6 +112,15 @@ impl Family for V4 {
     fn kept() -> &'static FlowTable<Self::Key> {
         &maps::KEPT_V4
     }
+
+    #[inline(always)]
+    fn ask_flow_tables<T: Trace>(question: &Question<Self::Key>) -> u32 {
+        if T::WRITES_FLOWS {
+            flow::flow_v4(question)
+        } else {
+            flow::explain_flow_v4(question)
+        }
+    }
 }
 
 /// IPv6.
@@ -155,5 +171,14 @@ impl Family for V6 {
     #[inline(always)]
     fn kept() -> &'static FlowTable<Self::Key> {
         &maps::KEPT_V6
+    }
+
+    #[inline(always)]
+    fn ask_flow_tables<T: Trace>(question: &Question<Self::Key>) -> u32 {
+        if T::WRITES_FLOWS {
+            flow::flow_v6(question)
+        } else {
+            flow::explain_flow_v6(question)
+        }
     }
 }

@@ -36,7 +36,7 @@ static RING: Array<u64> = Array::with_max_entries(1 << 22, BPF_F_MMAPABLE);
 #[map]
 static BACKENDS: Array<Backend> = Array::with_max_entries(16_384, BPF_F_MMAPABLE);
 #[map]
-static DEVICES: DevMapHash = DevMapHash::with_max_entries(1024, 0);
+static DEVICES: DevMapHash = DevMapHash::with_max_entries(lb_common::DEVICES, 0);
 #[map]
 static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(16_384, 0);
 #[map]

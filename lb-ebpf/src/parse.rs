@@ -17,6 +17,9 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 /// Bits of an IPv4 header's second word, in memory order: "more fragments" and the offset.
 const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
 
+/// The bit beside them that must be zero (RFC 791 §3.1).
+const RESERVED_FLAG: u32 = u32::from_ne_bytes([0, 0, 0x80, 0]);
+
 const PROTO_HOP_BY_HOP: u8 = 0;
 const PROTO_ICMP: u8 = 1;
 const PROTO_FRAGMENT: u8 = 44;
@@ -53,6 +56,8 @@ pub struct Parsed<F: Family> {
     pub opening: bool,
     /// Whether the client closes the flow with it.
     pub closing: bool,
+    /// TCP: the sequence number. Else 0.
+    pub sequence: u32,
 }
 
 /// A parsed packet of either family.
@@ -91,7 +96,8 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
     if l3 + usize::from(ip_len) > frame.bytes() {
         return Err(Reason::PassMalformed);
     }
-    let id_fragment = header.get32::<4>();
+    // The reserved bit is not ours to pass on.
+    let id_fragment = header.get32::<4>() & !RESERVED_FLAG;
     if id_fragment & FRAGMENT_MASK != 0 {
         return Err(Reason::PassFragment);
     }
@@ -116,6 +122,7 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
             .then(|| inner_sum_v4(source, destination, proto, l4_len)),
         opening: l4.opening,
         closing: l4.closing,
+        sequence: l4.sequence,
     })
 }
 
@@ -172,6 +179,7 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
         sum: (l4.has_checksum && extensions == 0).then(|| inner_sum_v6(first, second)),
         opening: l4.opening,
         closing: l4.closing,
+        sequence: l4.sequence,
     })
 }
 
@@ -182,6 +190,7 @@ struct Transport {
     has_checksum: bool,
     opening: bool,
     closing: bool,
+    sequence: u32,
 }
 
 #[inline(always)]
@@ -199,6 +208,7 @@ fn transport(frame: Frame<'_>, offset: usize, proto: u8, len: u16) -> Result<Tra
                 // SYN without ACK, and not one of the nonsense combinations that scanners send.
                 opening: flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN,
                 closing: flags & (TCP_FIN | TCP_RST) != 0,
+                sequence: u32::from_be(header.get32::<4>()),
             })
         }
         PROTO_UDP => {
@@ -211,6 +221,7 @@ fn transport(frame: Frame<'_>, offset: usize, proto: u8, len: u16) -> Result<Tra
                 has_checksum: header.get16::<6>() != 0,
                 opening: false,
                 closing: false,
+                sequence: 0,
             })
         }
         PROTO_ICMP | PROTO_ICMPV6 => Err(Reason::PassIcmp),

@@ -61,6 +61,12 @@ impl Explain {
         unsafe { *record = Explanation::default() };
         Some(Self(record))
     }
+
+    /// Returns this CPU's record as it is.
+    #[inline(always)]
+    pub fn resume() -> Option<Self> {
+        maps::explanation().map(Self)
+    }
 }
 
 impl Trace for Explain {

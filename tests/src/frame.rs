@@ -16,6 +16,8 @@ pub struct Packet {
     pub ports: (u16, u16),
     /// What is in it.
     pub l4: L4,
+    /// TCP: the sequence number.
+    pub sequence: u32,
     /// Type of service or traffic class.
     pub tos: u8,
     /// IPv4: identification and "don't fragment".
@@ -61,6 +63,16 @@ impl L4 {
     pub fn is_udp(self) -> bool {
         matches!(self, Self::Udp | Self::BareUdp)
     }
+
+    /// Returns the sequence number of a flow's first packet of this kind: a SYN takes one.
+    #[must_use]
+    pub const fn sequence(self) -> u32 {
+        match self {
+            Self::Syn => 1000,
+            Self::Ack | Self::Fin | Self::Rst => 1001,
+            Self::Udp | Self::BareUdp => 0,
+        }
+    }
 }
 
 impl Packet {
@@ -72,6 +84,7 @@ impl Packet {
             destination: Address::V4([198, 18, 9, 10]),
             ports: (port, 80),
             l4,
+            sequence: l4.sequence(),
             tos: 0,
             id_df: (7, true),
             options: Vec::new(),
@@ -184,7 +197,7 @@ impl Packet {
             }
             bytes.extend(udp.to_bytes());
         } else {
-            let mut tcp = TcpHeader::new(from, to, 1000, 4096);
+            let mut tcp = TcpHeader::new(from, to, self.sequence, 4096);
             tcp.syn = self.l4 == L4::Syn;
             tcp.ack = matches!(self.l4, L4::Ack | L4::Fin);
             tcp.fin = self.l4 == L4::Fin;

@@ -85,6 +85,31 @@ fn a_new_daemon_finds_every_entry_of_the_last_one() {
 }
 
 #[test]
+fn files_of_others_are_left_alone() {
+    let (settings, removed) = settings();
+    drop(load(&settings).unwrap());
+    // A map of somebody else, in a directory that is to be ours.
+    let shared = Removed(Pins::new(pins("shared")));
+    shared.0.prepare().unwrap();
+    let foreign = shared.0.map("somebodys");
+    std::fs::rename(removed.0.map("REASONS"), &foreign).unwrap();
+    let other = Settings {
+        pin_dir: shared.0.dir().into(),
+        ..settings.clone()
+    };
+    let error = load(&other).err().expect("a refusal").to_string();
+    assert!(
+        error.starts_with("paths.pins: ")
+            && error.contains("holds somebodys, which is not weir's: allowed is"),
+        "{error}"
+    );
+    shared.0.remove_all().unwrap();
+    assert!(foreign.exists());
+    std::fs::remove_file(foreign).unwrap();
+    assert!(!load(&other).unwrap().adopted());
+}
+
+#[test]
 fn maps_of_another_secret_size_or_version_are_refused_and_left_alone() {
     let (settings, _removed) = settings();
     let mut first = load(&settings).unwrap();
@@ -124,22 +149,23 @@ fn what_does_not_fit_is_refused_by_name() {
         slot: 0,
         flags: 0,
     };
-    for last in 0..4 {
+    // One more than there may be services, for one that changes its VIP.
+    for last in 0..5 {
         let vip = Vip {
             address: [198, 18, 9, last].into(),
             ..vip()
         };
         kernel.set_service(&vip, &service).unwrap();
     }
-    let fifth = Vip {
+    let sixth = Vip {
         address: [198, 18, 9, 9].into(),
         ..vip()
     };
     let error = kernel
-        .set_service(&fifth, &service)
+        .set_service(&sixth, &service)
         .unwrap_err()
         .to_string();
-    assert_eq!(error, "the map SERVICES_V4 is full: it has 4 entries");
+    assert_eq!(error, "the map SERVICES_V4 is full: it has 5 entries");
     let error = kernel.set_row(256, Row::EMPTY).unwrap_err().to_string();
     assert_eq!(
         error,

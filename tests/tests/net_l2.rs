@@ -281,6 +281,22 @@ fn a_vm_that_dies_is_suspect_first_and_loses_its_flows_only_when_dead() {
 }
 
 #[test]
+fn a_drained_vm_keeps_its_flows_over_a_restart_without_patience() {
+    let world = World::new(2);
+    let health = "[service.health]\ntype = \"tcp\"\ninterval = \"100ms\"\ntimeout = \"100ms\"\nfall = 2\ndead_after = \"0s\"";
+    let mut weir = world.weir(&world.service("web", VIP, "tcp", health));
+    let mut open = world.connections(&weir);
+    weir.cli("backend drain web vm2");
+    weir.end(Signal::SIGKILL);
+    weir.run();
+    // A few probes: it would be given up with the first.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(weir.backend("web", "vm2", "state"), "draining");
+    all_unharmed(&mut open);
+    assert!(!weir.log().contains("dead"), "{}", weir.log());
+}
+
+#[test]
 fn a_vm_that_is_gone_from_the_network_is_dead_by_proof() {
     let world = World::new(2);
     let weir = world.weir(&world.service("web", VIP, "tcp", ""));
@@ -361,4 +377,26 @@ fn moved_rows_settle_and_a_removed_backend_goes_when_its_flows_have_ended() {
     });
     weir.audit();
     assert!(weir.log().contains("its flows have ended"));
+}
+
+#[test]
+fn a_vm_that_was_removed_and_is_gone_serves_when_it_is_added_again() {
+    let world = World::new(2);
+    let weir = world.weir(&world.service("web", VIP, "tcp", "idle_timeout = \"1s\""));
+    let address = world.vms[1].v4();
+    for how in ["", " --drop-flows"] {
+        weir.cli(&format!("backend remove web vm2{how}"));
+        wait::until("the removed VM to be gone", || {
+            let service = weir.service("web");
+            (service["backends"].as_array().unwrap().len() == 1).then_some(())
+        });
+        weir.cli(&format!("backend add web vm2 {address}"));
+        weir.wait_for("web", "vm2", "up");
+        assert!(world.spread(60).contains_key("vm2"));
+    }
+    weir.cli("backend remove web vm2 --drop-flows");
+    weir.cli(&format!("backend add web vm2 {address}"));
+    weir.wait_for("web", "vm2", "up");
+    assert!(world.spread(60).contains_key("vm2"));
+    weir.audit();
 }

@@ -248,6 +248,43 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
+fn a_removed_services_vip_is_another_ones_at_once() {
+    let (_lan, host) = host();
+    let weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    weir.cli("service remove web");
+    weir.cli("service add shop 198.18.9.10 80 tcp");
+    weir.cli("backend add shop vm1 198.18.0.11 --mac 02:00:00:00:00:0b");
+    wait::until("vm1 to serve", || {
+        (weir.backend("shop", "vm1", "state") == "up").then_some(())
+    });
+    weir.audit();
+    let error = weir.refused("service add web 198.18.9.10 80 tcp");
+    assert!(
+        error.contains("is served by service \"shop\" already"),
+        "{error}"
+    );
+    weir.cli("service remove shop");
+    weir.cli("service add web 198.18.9.10 80 tcp");
+    assert_eq!(weir.json("status")["ineffective"], serde_json::json!([]));
+    weir.audit();
+}
+
+#[test]
+fn a_daemon_that_served_nothing_starts_again() {
+    let (_lan, host) = host();
+    let mut weir = Weir::start(&host, "[[interface]]\nname = \"eth\"\n");
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        weir.end(signal);
+        weir.run();
+    }
+    weir.audit();
+    weir.write_config(CONFIG);
+    weir.cli("reload");
+    weir.wait_serving("web");
+}
+
+#[test]
 fn a_daemon_that_cannot_start_leaves_nothing_behind() {
     let (_lan, host) = host();
     let weir = Weir::new(&host, &CONFIG.replace("\"eth\"", "\"nonsense\""));

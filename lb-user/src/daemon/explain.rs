@@ -11,11 +11,14 @@ use crate::api::{Error, ExplainRequest, Explained};
 use crate::dataplane::Dataplane as _;
 use crate::model::{L4Protocol, Name};
 
-const CHOICES: [&str; 6] = [
+/// In the order of [`lb_common::row::Choice`].
+const CHOICES: [&str; 8] = [
     "to the backend of its entry",
+    "to the backend of its half-open entry",
+    "a new flow with the tuple of an earlier one that the row's owner has: to the owner",
     "to the row's owner",
-    "to the row's owner, after an old entry of this flow is deleted",
-    "a new flow of a moved row: to the owner, and into the table",
+    "to the row's owner, after a dead entry of an earlier flow is deleted",
+    "a new flow of a moved row: to the owner and into the table of half-open flows; if that is full, to the backend that the row had",
     "an old flow of a moved row: to the backend that the row had, and into the table",
     "to the row's backend",
 ];

@@ -139,14 +139,24 @@ impl Daemon {
     /// Brings the maps up to date. What fails is tried again.
     fn reconcile(&mut self) {
         let now = Instant::now();
-        let result = self.engine.reconcile(now);
-        if let Err(error) = result.and_then(|()| self.engine.sweep(now)) {
+        let reconciled = self.engine.reconcile(now);
+        let swept = self.engine.sweep(now);
+        if self.engine.take_freed() {
+            // One that is declared again must be news to the readers.
+            self.follow();
+        }
+        let failed = reconciled.err().map(|failed| failed.0).unwrap_or_default();
+        for error in failed.into_iter().chain(swept.err()) {
             let error = anyhow::Error::from(error);
             error!("the maps could not be brought up to date; trying again: {error:#}");
         }
     }
 
     fn health(&mut self, report: &health::Report) {
+        if !self.checker.probes(&report.id) {
+            // It was on its way when its probe ended.
+            return;
+        }
         if report.state != HealthState::Up {
             let why = report.why.as_deref().unwrap_or("proof of death");
             warn!(service = %report.id.service, backend = %report.id.backend, why, "health: {}", report.state.as_str());
@@ -164,6 +174,10 @@ impl Daemon {
     }
 
     fn next_hop(&mut self, id: &BackendId, hop: Result<crate::model::NextHop, Unresolved>) {
+        if self.engine.backend(id).is_none() {
+            // It was on its way when nobody wanted it any more.
+            return;
+        }
         let now = Instant::now();
         let failed = matches!(hop, Err(Unresolved::NeighbourFailed { .. }));
         let probed = self.checker.probes(id);
@@ -269,18 +283,26 @@ impl Daemon {
     /// Puts a declaration in force: everything or nothing. Returns what changed.
     fn declare(&mut self, file: Desired, overrides: Overrides) -> Result<Vec<String>, api::Error> {
         let (desired, ineffective) = overrides.apply(&file);
+        if overrides != self.overrides {
+            // Somebody asks for a change just now: it is made, or it is refused.
+            let news = ineffective.iter().filter(|l| !self.ineffective.contains(l));
+            let news: Vec<String> = news.cloned().collect();
+            if !news.is_empty() {
+                return Err(api::Error::Conflict(news));
+            }
+        }
         let prepared = self.engine.prepare(desired.clone()).map_err(|error| {
             api::Error::Conflict(vec![format!("{:#}", anyhow::Error::from(error))])
         })?;
         let attached = self.attach_new(&desired)?;
-        if overrides != self.overrides
-            && let Err(error) = self.directory.set_overrides(&overrides)
-        {
+        let mut stored = self.engine.reserve(&prepared);
+        if stored.is_ok() && overrides != self.overrides {
+            stored = self.directory.set_overrides(&overrides);
+        }
+        if let Err(error) = stored {
             self.undo(&attached);
-            return Err(api::Error::Internal(format!(
-                "{:#}",
-                anyhow::Error::from(error)
-            )));
+            let error = anyhow::Error::from(error);
+            return Err(api::Error::Internal(format!("{error:#}")));
         }
         let changes = config::diff(self.engine.desired(), &desired);
         self.engine.commit(prepared, Instant::now());

@@ -15,7 +15,7 @@ use crate::engine::{Engine, EngineError};
 use crate::health::Checker;
 use crate::model::Desired;
 use crate::netlink::{NetlinkError, Resolver};
-use crate::state::{Directory, StateError};
+use crate::state::{Directory, Slots, StateError};
 
 /// Requests and reports that may wait for the event loop.
 const QUEUE: usize = 1024;
@@ -68,37 +68,38 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
     dataplane::probe()?;
     let directory = Rc::new(Directory::open(&config.paths.state)?);
     let overrides = directory.overrides()?;
-    let slots = directory.slots()?;
+    let mut slots = directory.slots()?;
     let mut socket = Socket::bind(&config.paths.socket)?;
     let signals = |error| StartError::Signals(error);
     let hangup = signal(SignalKind::hangup()).map_err(signals)?;
     let terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
 
+    if slots.is_none() && !Pins::new(&config.paths.pins).exist() {
+        // Maps without the places in them are refused, and maps are there as soon as they are
+        // loaded: whatever happens then, these are known to be ours.
+        let none = Slots::default();
+        directory.set_slots(&none)?;
+        slots = Some(none);
+    }
     let kernel = dataplane::load(&Settings {
         pin_dir: config.paths.pins.clone(),
         limits: config.desired.limits,
         hash_key: directory.secret()?,
     })?;
     let adopted = kernel.adopted();
-    if adopted && slots.is_none() {
+    let Some(slots) = slots else {
         return Err(StartError::Orphans {
             pins: config.paths.pins,
             state: config.paths.state,
         });
-    }
+    };
     let store = {
         let directory = directory.clone();
         Box::new(move |slots: &_| directory.set_slots(slots))
     };
     let limits = config.desired.limits;
-    let engine = Engine::new(
-        kernel,
-        slots.unwrap_or_default(),
-        limits,
-        store,
-        Instant::now(),
-    )?;
+    let engine = Engine::new(kernel, slots, limits, store, Instant::now())?;
 
     let (health_sender, health) = mpsc::channel(QUEUE);
     let (network_sender, network) = mpsc::channel(QUEUE);

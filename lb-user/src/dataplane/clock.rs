@@ -19,6 +19,9 @@ pub struct Clock {
 const FREQUENCIES: [u64; 4] = [100, 250, 300, 1000];
 /// How well the right frequency fits, in seconds: while the kernel boots, its first ticks come late.
 const TOLERANCE: f64 = 1.0;
+/// And for each second since: a tick is a whole number of nanoseconds (300 of 3,333,333 ns are less
+/// than a second), and clocks are slewed. The frequencies differ by far more.
+const DRIFT: f64 = 1e-5;
 
 impl Clock {
     /// Returns the clock from one reading of jiffies and of the monotonic clock at the same time.
@@ -33,7 +36,8 @@ impl Clock {
             let elapsed = jiffies.wrapping_sub(start) as i64 as f64 / hz as f64;
             (elapsed - monotonic.as_secs_f64()).abs()
         };
-        let mut fits = FREQUENCIES.into_iter().filter(|hz| error(*hz) < TOLERANCE);
+        let tolerance = TOLERANCE.max(monotonic.as_secs_f64() * DRIFT);
+        let mut fits = FREQUENCIES.into_iter().filter(|hz| error(*hz) < tolerance);
         let hz = fits.next()?;
         fits.next().is_none().then_some(Self {
             now: Jiffies(jiffies),
@@ -74,6 +78,16 @@ mod tests {
                 let found = clock.map(|clock| clock.hz);
                 assert_eq!(found, Some(hz), "{hz} ticks a second, up for {uptime} s");
             }
+        }
+    }
+
+    #[test]
+    fn a_tick_of_whole_nanoseconds_is_recognised_after_years() {
+        for uptime in [1, 86_400, 20_000_000, 300_000_000] {
+            let ticks = uptime * 1_000_000_000 / 3_333_333;
+            let start = u64::from((-300 * 300_i64) as u32);
+            let clock = Clock::from_reading(start + ticks, Duration::from_secs(uptime));
+            assert_eq!(clock.map(|clock| clock.hz), Some(300), "up for {uptime} s");
         }
     }
 

@@ -57,3 +57,24 @@ pub fn test_run(
     out.truncate(result.data_size_out as usize);
     Ok((result.return_value, out))
 }
+
+/// Binds the thread to the CPU that it runs on, until dropped.
+pub struct PinnedToCpu(nix::sched::CpuSet);
+
+impl PinnedToCpu {
+    /// Binds the thread.
+    pub fn new() -> io::Result<Self> {
+        let this = nix::unistd::Pid::from_raw(0);
+        let before = nix::sched::sched_getaffinity(this)?;
+        let mut one = nix::sched::CpuSet::new();
+        one.set(nix::sched::sched_getcpu()?)?;
+        nix::sched::sched_setaffinity(this, &one)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for PinnedToCpu {
+    fn drop(&mut self) {
+        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &self.0);
+    }
+}

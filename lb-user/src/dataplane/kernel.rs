@@ -10,6 +10,7 @@ use aya::maps::xdp::{DevMapHash, XdpMapError};
 use aya::maps::{Array, HashMap, MapData, MapError as AyaError, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use lb_common::{
+    DEVICES,
     backend::{Backend, BackendSlot, Head, Template},
     explain::Explanation,
     flow::{FlowEntry, FlowKey4, FlowKey6, Table},
@@ -21,7 +22,7 @@ use lb_common::{
 
 use super::attach::{self, AttachError, Attached};
 use super::clock::{Clock, Jiffies};
-use super::explain::test_run;
+use super::explain::{PinnedToCpu, test_run};
 use super::keys::{ServiceKey, vip};
 use super::load::LoadError;
 use super::mapped::Mapped;
@@ -200,26 +201,6 @@ impl Kernel {
     }
 }
 
-/// Binds the thread to the CPU that it runs on, until dropped.
-struct PinnedToCpu(nix::sched::CpuSet);
-
-impl PinnedToCpu {
-    fn new() -> io::Result<Self> {
-        let this = nix::unistd::Pid::from_raw(0);
-        let before = nix::sched::sched_getaffinity(this)?;
-        let mut one = nix::sched::CpuSet::new();
-        one.set(nix::sched::sched_getcpu()?)?;
-        nix::sched::sched_setaffinity(this, &one)?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for PinnedToCpu {
-    fn drop(&mut self) {
-        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &self.0);
-    }
-}
-
 /// Returns an error of a map update; a full map says so plainly.
 fn update_error(map: &'static str, capacity: u32, source: AyaError) -> MapError {
     if let AyaError::SyscallError(error) = &source
@@ -252,7 +233,7 @@ fn sum<T: aya::Pod, S>(values: &PerCpuValues<T>, start: S, add: impl Fn(&mut S, 
 
 impl Dataplane for Kernel {
     fn set_service(&mut self, vip: &Vip, service: &Service) -> Result<(), MapError> {
-        let capacity = self.limits.services;
+        let capacity = self.limits.services.saturating_add(1);
         match ServiceKey::from(vip) {
             ServiceKey::V4(key) => self
                 .services_v4
@@ -357,13 +338,11 @@ impl Dataplane for Kernel {
     fn add_device(&mut self, ifindex: u32) -> Result<(), MapError> {
         self.devices
             .insert(ifindex, ifindex, None, 0)
-            .map_err(|source| MapError::Kernel {
-                map: names::DEVICES,
-                source: match source {
-                    XdpMapError::MapError(source) => source,
-                    source @ XdpMapError::ChainedProgramNotSupported => {
-                        AyaError::IoError(io::Error::other(source))
-                    }
+            .map_err(|source| match source {
+                XdpMapError::MapError(source) => update_error(names::DEVICES, DEVICES, source),
+                source @ XdpMapError::ChainedProgramNotSupported => MapError::Kernel {
+                    map: names::DEVICES,
+                    source: AyaError::IoError(io::Error::other(source)),
                 },
             })
     }
@@ -404,6 +383,22 @@ impl Dataplane for Kernel {
             };
         }
         Ok(cursor.table < 2 * tables)
+    }
+
+    fn flow(&self, table: Table, key: &FlowKey) -> Result<Option<FlowEntry>, MapError> {
+        let index = table as usize;
+        let found = match key {
+            FlowKey::V4(key) => self.flows_v4.get(index).map(|map| map.get(key, 0)),
+            FlowKey::V6(key) => self.flows_v6.get(index).map(|map| map.get(key, 0)),
+        };
+        match found {
+            None | Some(Err(AyaError::KeyNotFound)) => Ok(None),
+            Some(Ok(entry)) => Ok(Some(entry)),
+            Some(Err(source)) => Err(MapError::Kernel {
+                map: "flows",
+                source,
+            }),
+        }
     }
 
     fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError> {

@@ -10,7 +10,7 @@ use lb_common::{ABI_VERSION, hash::HashKey, map_names as names};
 use super::MapError;
 use super::kernel::Kernel;
 use super::object::OBJECT;
-use super::pins::{PinError, Pins};
+use super::pins::{MAPS, PinError, Pins};
 use crate::model::Limits;
 
 /// With what the programs are loaded.
@@ -90,6 +90,9 @@ const ABI_ENTRIES: u32 = 3;
 /// Loads the programs. Pinned maps are taken over as they are, else new ones are pinned.
 pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
     let pins = Pins::new(&settings.pin_dir);
+    if !pins.exist() {
+        pins.check()?;
+    }
     pins.prepare()?;
     let sizes = sizes(&settings.limits);
     let adopted = match pinned_version(&pins)? {
@@ -110,7 +113,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
     for (name, entries) in &sizes {
         loader.map_max_entries(name, *entries);
     }
-    for name in PINNED {
+    for name in MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
     let loaded = loader
@@ -156,34 +159,16 @@ fn finish(
     Kernel::new(ebpf, pins.clone(), settings.limits, adopted)
 }
 
-/// The maps that outlive the daemon: all but read-only data and the explanation.
-const PINNED: [&str; 16] = [
-    names::ABI,
-    names::SERVICES_V4,
-    names::SERVICES_V6,
-    names::VIP_FILTER,
-    names::RING,
-    names::BACKENDS,
-    names::DEVICES,
-    names::BACKEND_STATS,
-    names::SERVICE_STATS,
-    names::REASONS,
-    names::FLOWS_V4[0],
-    names::FLOWS_V4[1],
-    names::FLOWS_V4[2],
-    names::FLOWS_V6[0],
-    names::FLOWS_V6[1],
-    names::FLOWS_V6[2],
-];
-
 /// Returns the maps whose size the operator chooses.
 fn sizes(limits: &Limits) -> Vec<(&'static str, u32)> {
+    // A service that changes its VIP has two of them for a moment.
+    let services = limits.services.saturating_add(1);
     // Slot 0 is no backend.
     let backends = limits.backends.saturating_add(1);
     vec![
         (names::ABI, ABI_ENTRIES),
-        (names::SERVICES_V4, limits.services),
-        (names::SERVICES_V6, limits.services),
+        (names::SERVICES_V4, services),
+        (names::SERVICES_V6, services),
         (names::SERVICE_STATS, limits.services.saturating_mul(2)),
         (names::RING, limits.rows),
         (names::BACKENDS, backends),

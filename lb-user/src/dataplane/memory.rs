@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytemuck::Zeroable as _;
 use lb_common::{
+    DEVICES,
     backend::{Backend, BackendSlot, Head, Template},
     flow::{FlowEntry, Table},
     map_names as names,
@@ -29,6 +30,12 @@ pub struct Memory {
     pub devices: BTreeSet<u32>,
     /// The flow tables.
     pub flows: BTreeMap<(Table, FlowKey), FlowEntry>,
+    /// Entries that packets make between the walk over a table and the next access to it.
+    pub arrivals: BTreeMap<(Table, FlowKey), FlowEntry>,
+    /// Whether a walk over the flow tables has more to come.
+    pub more: bool,
+    /// Whether a walk over the flow tables fails.
+    pub broken_flows: bool,
     /// Counters by backend slot.
     pub backend_stats: BTreeMap<u32, BackendStats>,
     /// Counters by service slot.
@@ -37,6 +44,10 @@ pub struct Memory {
     pub clock: Clock,
     /// How many rows were stored.
     pub row_stores: u64,
+    /// How many heads were stored.
+    pub head_stores: u64,
+    /// How many VIPs were taken out.
+    pub service_removals: u64,
 }
 
 impl Memory {
@@ -50,6 +61,9 @@ impl Memory {
             backends: vec![Backend::zeroed(); limits.backends as usize + 1],
             devices: BTreeSet::new(),
             flows: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            more: false,
+            broken_flows: false,
             backend_stats: BTreeMap::new(),
             service_stats: BTreeMap::new(),
             clock: Clock {
@@ -57,6 +71,8 @@ impl Memory {
                 hz: 1000,
             },
             row_stores: 0,
+            head_stores: 0,
+            service_removals: 0,
         }
     }
 
@@ -73,23 +89,24 @@ impl Dataplane for Memory {
     fn set_service(&mut self, vip: &Vip, service: &Service) -> Result<(), MapError> {
         let same_family = |other: &&Vip| other.address.is_ipv4() == vip.address.is_ipv4();
         let used = self.services.keys().filter(same_family).count();
-        if used >= self.limits.services as usize && !self.services.contains_key(vip) {
+        // A service that changes its VIP has two of them for a moment.
+        let capacity = self.limits.services.saturating_add(1);
+        if used >= capacity as usize && !self.services.contains_key(vip) {
             let map = if vip.address.is_ipv4() {
                 names::SERVICES_V4
             } else {
                 names::SERVICES_V6
             };
-            return Err(MapError::Full {
-                map,
-                capacity: self.limits.services,
-            });
+            return Err(MapError::Full { map, capacity });
         }
         self.services.insert(*vip, *service);
         Ok(())
     }
 
     fn remove_service(&mut self, vip: &Vip) -> Result<(), MapError> {
-        self.services.remove(vip);
+        if self.services.remove(vip).is_some() {
+            self.service_removals += 1;
+        }
         Ok(())
     }
 
@@ -145,6 +162,7 @@ impl Dataplane for Memory {
     }
 
     fn set_head(&mut self, slot: BackendSlot, head: Head) -> Result<(), MapError> {
+        self.head_stores += 1;
         match self.backends.get_mut(slot.get() as usize) {
             Some(backend) => backend.head = head.to_bits(),
             None => {
@@ -160,6 +178,12 @@ impl Dataplane for Memory {
     }
 
     fn add_device(&mut self, ifindex: u32) -> Result<(), MapError> {
+        if self.devices.len() >= DEVICES as usize && !self.devices.contains(&ifindex) {
+            return Err(MapError::Full {
+                map: names::DEVICES,
+                capacity: DEVICES,
+            });
+        }
         self.devices.insert(ifindex);
         Ok(())
     }
@@ -169,10 +193,20 @@ impl Dataplane for Memory {
         _: &mut FlowCursor,
         visit: &mut dyn FnMut(Table, FlowKey, FlowEntry),
     ) -> Result<bool, MapError> {
+        if self.broken_flows {
+            let source = std::io::Error::other("broken for a test").into();
+            let map = names::FLOWS_V4[0];
+            return Err(MapError::Kernel { map, source });
+        }
         for ((table, key), entry) in &self.flows {
             visit(*table, *key, *entry);
         }
-        Ok(false)
+        Ok(self.more)
+    }
+
+    fn flow(&self, table: Table, key: &FlowKey) -> Result<Option<FlowEntry>, MapError> {
+        let news = self.arrivals.get(&(table, *key));
+        Ok(news.or_else(|| self.flows.get(&(table, *key))).copied())
     }
 
     fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError> {

@@ -145,6 +145,8 @@ pub trait Dataplane {
         while self.walk_flows(&mut cursor, visit)? {}
         Ok(())
     }
+    /// Returns a flow table entry, if there is one.
+    fn flow(&self, table: Table, key: &FlowKey) -> Result<Option<FlowEntry>, MapError>;
     /// Deletes a flow table entry; it may be gone already.
     fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<(), MapError>;
 

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use lb_common::map_names;
+use lb_common::decap::map_names as decap;
+use lb_common::map_names as names;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -27,9 +28,19 @@ pub enum PinError {
     },
     /// The directory is elsewhere.
     #[error(
-        "pin-dir {0} is not in a BPF file system: allowed is a directory below /sys/fs/bpf, or below another mounted bpffs"
+        "paths.pins: {0} is not in a BPF file system: allowed is a directory below /sys/fs/bpf, or below another mounted bpffs"
     )]
     NotBpffs(PathBuf),
+    /// Somebody else's files are there.
+    #[error(
+        "paths.pins: {dir} holds {file}, which is not weir's: allowed is a directory of its own, as in /sys/fs/bpf/weir"
+    )]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// One of the files.
+        file: String,
+    },
     /// A file operation failed.
     #[error("{path}")]
     File {
@@ -48,6 +59,32 @@ pub struct Pins {
 }
 
 const BPFFS: &str = "/sys/fs/bpf";
+const LINKS: &str = "links";
+
+/// The maps that outlive the daemon: all but read-only data and the explanation.
+pub(super) const MAPS: [&str; 16] = [
+    names::ABI,
+    names::SERVICES_V4,
+    names::SERVICES_V6,
+    names::VIP_FILTER,
+    names::RING,
+    names::BACKENDS,
+    names::DEVICES,
+    names::BACKEND_STATS,
+    names::SERVICE_STATS,
+    names::REASONS,
+    names::FLOWS_V4[0],
+    names::FLOWS_V4[1],
+    names::FLOWS_V4[2],
+    names::FLOWS_V6[0],
+    names::FLOWS_V6[1],
+    names::FLOWS_V6[2],
+];
+
+/// The names of everything that is pinned in a directory of ours.
+fn ours() -> impl Iterator<Item = &'static str> {
+    MAPS.into_iter().chain([decap::OUTCOMES])
+}
 
 impl Pins {
     /// Returns the pins in `dir`, which need not exist.
@@ -71,12 +108,12 @@ impl Pins {
     }
 
     fn links_dir(&self) -> PathBuf {
-        self.dir.join("links")
+        self.dir.join(LINKS)
     }
 
     /// Returns whether an installation's maps are pinned here.
     pub fn exist(&self) -> bool {
-        self.map(map_names::ABI).exists()
+        self.map(names::ABI).exists()
     }
 
     /// Makes the directories, and mounts the BPF file system if its usual place is empty.
@@ -142,16 +179,31 @@ impl Pins {
         remove_file(&path)
     }
 
-    /// Removes everything: links first, so that no program runs on maps that are going.
+    /// Checks that nothing of anybody else is in the directory.
+    pub fn check(&self) -> Result<(), PinError> {
+        let Ok(entries) = fs::read_dir(&self.dir) else {
+            return Ok(());
+        };
+        for entry in entries.flatten() {
+            let file = entry.file_name();
+            if file != LINKS && !ours().any(|name| file == name) {
+                return Err(PinError::Foreign {
+                    dir: self.dir.clone(),
+                    file: file.to_string_lossy().into_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything of ours: links first, so that no program runs on maps that are going.
     pub fn remove_all(&self) -> Result<(), PinError> {
         for interface in self.links()? {
             self.remove_link(&interface)?;
         }
         remove_dir(&self.links_dir())?;
-        if let Ok(entries) = fs::read_dir(&self.dir) {
-            for entry in entries.flatten() {
-                remove_file(&entry.path())?;
-            }
+        for name in ours() {
+            remove_file(&self.map(name))?;
         }
         remove_dir(&self.dir)
     }
@@ -168,10 +220,20 @@ fn remove_file(path: &Path) -> Result<bool, PinError> {
     }
 }
 
+/// Removes a directory, unless there is something of somebody else in it or it is a mount point.
 fn remove_dir(path: &Path) -> Result<(), PinError> {
     match fs::remove_dir(path) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::DirectoryNotEmpty
+                    | io::ErrorKind::ResourceBusy
+            ) =>
+        {
+            Ok(())
+        }
         Err(source) => Err(PinError::File {
             path: path.into(),
             source,

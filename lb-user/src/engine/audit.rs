@@ -3,7 +3,7 @@ use std::fmt;
 use lb_common::backend::Head;
 use lb_common::service::VIP_FILTER_LEN;
 
-use super::reconcile::filter_entry;
+use super::vips::filter_entry;
 use super::{Engine, EngineError};
 use crate::dataplane::Dataplane;
 
@@ -61,9 +61,7 @@ impl<D: Dataplane> Engine<D> {
                     format!("{}: found {head:?}, expected {:?}", path(), installed.head)
                 });
                 let template = found.templates.get(usize::from(installed.head.side()));
-                // A backend that was never reached has whatever its slot held before.
-                let same = !installed.head.alive() || template == Some(&installed.template);
-                compare(same, &|| {
+                compare(template == Some(&installed.template), &|| {
                     format!("{}: the template in force is another", path())
                 });
             }

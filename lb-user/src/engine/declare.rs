@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use lb_common::backend::BackendSlot;
+
 use super::{Engine, FIRST_HOPS};
 use crate::dataplane::Dataplane;
 use crate::model::{BackendId, Desired, HealthState, Limits, Name, Seen};
-use crate::plan::{BackendState, Segment, eligibility, identity};
+use crate::plan::{BackendState, Segment, Ways, eligibility, identity};
 use crate::ring::{MIN_ROWS, Member, Segments, rows_for};
-use crate::state::{NoSlot, Slots};
+use crate::state::{NoSlot, Slots, StateError};
 
 /// Why a declaration can't be carried out. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,13 +59,6 @@ pub struct Prepared {
     segments: Segments,
 }
 
-impl Prepared {
-    /// Returns the places in the maps, to be stored before they are used.
-    pub fn slots(&self) -> &Slots {
-        &self.slots
-    }
-}
-
 /// What a declaration would do to a service's ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceDiff {
@@ -95,6 +90,8 @@ impl<D: Dataplane> Engine<D> {
         }
         let mut slots = self.slots.clone();
         let mut segments = self.segments.clone();
+        let mut services = slots.unused_services(limits.services.saturating_mul(2));
+        let mut backends = slots.unused_backends(limits.backends);
         for (name, service) in &desired.services {
             let refused = |source| Refused::Slots {
                 service: name.clone(),
@@ -105,7 +102,7 @@ impl<D: Dataplane> Engine<D> {
                 None => {
                     let segment = first_segment(&mut segments, name, wanted, &limits)?;
                     slots
-                        .add_service(name, segment, limits.services.saturating_mul(2))
+                        .add_service(name, segment, &mut services)
                         .map_err(refused)?;
                 }
                 // A ring that can't grow still serves; its weights are coarser.
@@ -117,7 +114,7 @@ impl<D: Dataplane> Engine<D> {
                 Some(_) => {}
             }
             slots
-                .add_backends(name, service.backends.keys(), limits.backends)
+                .add_backends(name, service.backends.keys(), &mut backends)
                 .map_err(refused)?;
         }
         Ok(Prepared {
@@ -127,21 +124,36 @@ impl<D: Dataplane> Engine<D> {
         })
     }
 
+    /// Stores the places that a prepared declaration needs. Without that it can't be carried out.
+    pub fn reserve(&mut self, prepared: &Prepared) -> Result<(), StateError> {
+        let mut services = prepared.desired.services.keys();
+        if !services.all(|name| self.stored.include(&prepared.slots, name)) {
+            (self.store)(&prepared.slots)?;
+            self.stored = prepared.slots.clone();
+        }
+        Ok(())
+    }
+
     /// Puts a prepared declaration in force. The next [`Self::reconcile`] carries it out.
     pub fn commit(&mut self, prepared: Prepared, now: Instant) {
         let before = std::mem::replace(&mut self.desired, prepared.desired);
         self.slots = prepared.slots;
         self.segments = prepared.segments;
+        let services = self.desired.services.iter();
+        self.vips = services
+            .map(|(name, service)| (service.vip, name.clone()))
+            .collect();
         let all = before.encap_source != self.desired.encap_source;
         for (name, service) in &self.desired.services {
             if all || before.services.get(name) != Some(service) {
                 self.dirty.insert(name.clone());
             }
-            self.retired.remove(name);
-            if !self.installed.contains_key(name) {
+            // Also one that an earlier daemon left: this one has no next hops yet.
+            if !self.states.contains_key(name) {
                 self.waiting.entry(name.clone()).or_insert(now + FIRST_HOPS);
             }
         }
+        self.forget_earlier_lives(&before);
         for (name, service) in before.services {
             match self.desired.services.get(&name) {
                 None => {
@@ -150,14 +162,17 @@ impl<D: Dataplane> Engine<D> {
                 }
                 Some(now_declared) => {
                     for (backend, declaration) in service.backends {
-                        if now_declared.backends.contains_key(&backend) {
-                            continue;
-                        }
+                        let now_declared = now_declared.backends.get(&backend);
                         let id = BackendId {
                             service: name.clone(),
                             backend,
                         };
-                        self.leaving.insert(id, declaration);
+                        if now_declared != Some(&declaration) {
+                            self.unanswered.remove(&id);
+                        }
+                        if now_declared.is_none() {
+                            self.leaving.insert(id, declaration);
+                        }
                     }
                 }
             }
@@ -169,6 +184,25 @@ impl<D: Dataplane> Engine<D> {
                 .get(&id.service)
                 .is_some_and(|service| !service.backends.contains_key(&id.backend))
         });
+    }
+
+    /// A backend that is declared again is not the one that was thought dead before. What an
+    /// earlier daemon thought of those that it had declared holds.
+    fn forget_earlier_lives(&mut self, before: &Desired) {
+        for (name, service) in &self.desired.services {
+            let was = before.services.get(name);
+            if was.is_none() && !self.states.contains_key(name) {
+                continue;
+            }
+            for backend in service.backends.keys() {
+                if was.is_none_or(|was| !was.backends.contains_key(backend)) {
+                    self.observed.health.remove(&BackendId {
+                        service: name.clone(),
+                        backend: backend.clone(),
+                    });
+                }
+            }
+        }
     }
 
     /// Gives up a backend on the operator's word: its flows are lost.
@@ -188,10 +222,13 @@ impl<D: Dataplane> Engine<D> {
         services
             .filter_map(|service| {
                 let installed = self.installed.get(&service.name)?;
-                let mut next = (1..=u32::from(u16::MAX)).filter_map(|unused| {
-                    // Slots of backends that are not there yet: any that nobody has.
-                    lb_common::backend::BackendSlot::new((1 << 23) + unused)
-                });
+                // Slots of backends that are not there yet: any that nobody has.
+                let unused = self.desired.limits.backends.saturating_add(1)..;
+                let mut next = unused.map_while(BackendSlot::new);
+                let ways = Ways {
+                    encap: &desired.encap_source,
+                    ..self.ways()
+                };
                 let members: Vec<Member> = service
                     .backends
                     .iter()
@@ -203,10 +240,9 @@ impl<D: Dataplane> Engine<D> {
                         let vip = service.vip.address;
                         let known = installed.backends.get(name);
                         let takes = match known {
-                            Some(_) => {
-                                let encap = &desired.encap_source;
-                                let eligible =
-                                    eligibility(&id, vip, backend, encap, &self.observed);
+                            Some(known) => {
+                                let in_force = Some(&known.template);
+                                let eligible = eligibility(&id, vip, backend, &ways, in_force);
                                 eligible.state == BackendState::Up
                             }
                             None => !backend.draining,

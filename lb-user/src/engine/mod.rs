@@ -9,6 +9,7 @@ mod declare;
 mod reconcile;
 mod status;
 mod sweep;
+mod vips;
 
 #[cfg(test)]
 mod tests;
@@ -23,17 +24,20 @@ pub use declare::{Prepared, Refused, ServiceDiff};
 pub use status::{BackendStatus, ServiceStatus};
 
 use crate::dataplane::{Dataplane, MapError};
-use crate::model::{Backend, BackendId, Desired, HealthState, Name, NextHop, Observed, Seen};
-use crate::plan::{BackendState, InstalledService, Segment};
+use crate::model::{Backend, BackendId, Desired, HealthState, Name, NextHop, Observed, Seen, Vip};
+use crate::plan::{BackendState, InstalledService, Segment, Ways};
 use crate::ring::Segments;
 use crate::state::{Slots, StateError};
 
 /// Where the engine keeps the places in the kernel's maps, before it uses them.
 pub type Store = Box<dyn FnMut(&Slots) -> Result<(), StateError>>;
 
-/// How long a new service waits for the next hops of its backends, so that its first ring is that
-/// of all of them.
+/// How long a service waits for the next hops of its backends: so that the first ring of a new one
+/// is that of all of them, and nothing changes for one of an earlier daemon.
 const FIRST_HOPS: Duration = Duration::from_secs(1);
+
+/// After this long what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the data plane could not be brought to what is desired.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +48,31 @@ pub enum EngineError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// One service.
+    #[error("service \"{service}\"")]
+    Service {
+        /// The service.
+        service: Name,
+        /// What went wrong.
+        #[source]
+        source: Box<EngineError>,
+    },
 }
+
+impl EngineError {
+    /// Returns the error with the service that it is about.
+    fn of(self, service: &Name) -> Self {
+        Self::Service {
+            service: service.clone(),
+            source: Box::new(self),
+        }
+    }
+}
+
+/// What could not be done, while the rest was. It is tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{} of the changes of the maps failed", .0.len())]
+pub struct Failed(pub Vec<EngineError>);
 
 /// What is known of the way to a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,19 +90,27 @@ pub struct Engine<D> {
     dataplane: D,
     store: Store,
     desired: Desired,
+    /// Who is declared on each VIP.
+    vips: BTreeMap<Vip, Name>,
+    /// VIPs in the service map that services had, until others take them or they are taken out.
+    vacated: BTreeSet<Vip>,
     observed: Observed,
+    /// Backends of an earlier daemon whose next hops nobody told this one yet.
+    unanswered: BTreeSet<BackendId>,
     /// Why backends have no next hop.
     unresolved: BTreeMap<BackendId, Hop>,
     installed: BTreeMap<Name, InstalledService>,
     slots: Slots,
     /// The slots as they were stored last.
-    stored: Option<Slots>,
+    stored: Slots,
     segments: Segments,
     /// Services that something changed for since they were planned last.
     dirty: BTreeSet<Name>,
     /// Services with work that waits for a time.
     again: BTreeMap<Name, Instant>,
-    /// New services that wait for next hops, until then.
+    /// When to try again what failed.
+    retry: Option<Instant>,
+    /// Services that are new to this daemon and wait for next hops, until then.
     waiting: BTreeMap<Name, Instant>,
     states: BTreeMap<Name, BTreeMap<Name, BackendState>>,
     /// Declarations of removed backends whose flows have not ended, so that their next hops are
@@ -85,14 +121,19 @@ pub struct Engine<D> {
     /// Segments of the ring map that packets may still read.
     released: Vec<(Instant, Segment)>,
     sweep: sweep::Schedule,
+    /// Whether places were freed since somebody asked.
+    freed: bool,
     /// Flow table entries of each backend, as of the last sweep.
     flows: BTreeMap<BackendSlot, u64>,
     filter: BTreeMap<u32, u8>,
+    /// Interfaces that packets can be redirected to.
     devices: BTreeSet<u32>,
+    /// Those that they can't be redirected to, and why.
+    no_devices: BTreeMap<u32, String>,
 }
 
 impl<D: Dataplane> Engine<D> {
-    /// Returns an engine that knows what the maps hold already.
+    /// Returns an engine that knows what the maps hold already. `slots` are those in the store.
     pub fn new(
         dataplane: D,
         slots: Slots,
@@ -107,23 +148,29 @@ impl<D: Dataplane> Engine<D> {
                 limits,
                 ..Desired::default()
             },
+            vips: BTreeMap::new(),
+            vacated: BTreeSet::new(),
             observed: Observed::default(),
+            unanswered: BTreeSet::new(),
             unresolved: BTreeMap::new(),
             installed: BTreeMap::new(),
+            stored: slots.clone(),
             slots,
-            stored: None,
             segments: Segments::new(limits.rows),
             dirty: BTreeSet::new(),
             again: BTreeMap::new(),
+            retry: None,
             waiting: BTreeMap::new(),
             states: BTreeMap::new(),
             leaving: BTreeMap::new(),
             retired: BTreeMap::new(),
             released: Vec::new(),
             sweep: sweep::Schedule::default(),
+            freed: false,
             flows: BTreeMap::new(),
             filter: BTreeMap::new(),
             devices: BTreeSet::new(),
+            no_devices: BTreeMap::new(),
         };
         engine.adopt(now)?;
         Ok(engine)
@@ -189,8 +236,21 @@ impl<D: Dataplane> Engine<D> {
         backends
     }
 
+    /// Returns what is known of the ways to backends.
+    fn ways(&self) -> Ways<'_> {
+        Ways {
+            encap: &self.desired.encap_source,
+            observed: &self.observed,
+            unanswered: &self.unanswered,
+            devices: &self.devices,
+        }
+    }
+
     /// Takes in what is known of the way to a backend.
     pub fn observe_hop(&mut self, id: &BackendId, hop: Hop, now: Instant) {
+        if !matches!(hop, Hop::Pending(_)) {
+            self.unanswered.remove(id);
+        }
         match hop {
             Hop::Found(value) => {
                 self.unresolved.remove(id);
@@ -222,13 +282,27 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
+    /// Returns whether backends are gone since the last call: nobody has to follow them any more.
+    pub fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
+    }
+
     /// Stores the places in the maps, if they changed: always before they are used.
     fn save_slots(&mut self) -> Result<(), StateError> {
-        if self.stored.as_ref() != Some(&self.slots) {
+        if self.stored != self.slots {
             (self.store)(&self.slots)?;
-            self.stored = Some(self.slots.clone());
+            self.stored = self.slots.clone();
         }
         Ok(())
+    }
+
+    /// Stores the places of a service, if it has new ones. One that has none is served also while
+    /// nothing can be stored.
+    fn save_slots_of(&mut self, name: &Name) -> Result<(), StateError> {
+        if self.stored.include(&self.slots, name) {
+            return Ok(());
+        }
+        self.save_slots()
     }
 
     /// Returns when there is something to do though nothing new is seen.
@@ -240,6 +314,7 @@ impl<D: Dataplane> Engine<D> {
             .chain(released)
             .copied()
             .chain(self.sweep.next())
+            .chain(self.retry)
             .min()
     }
 }

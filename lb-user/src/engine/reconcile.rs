@@ -1,26 +1,31 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use lb_common::backend::Head;
-use lb_common::service::{VIP_ANY_PORT, VIP_EXACT, vip_filter_index};
+use lb_common::backend::TemplateKind;
 use tracing::{info, warn};
 
-use super::{Engine, EngineError, Hop};
+use super::{Engine, EngineError, Failed, Hop, RETRY};
 use crate::dataplane::{Dataplane, GRACE, MapError};
-use crate::model::{BackendId, Name, ServicePort, Vip};
+use crate::model::{BackendId, Name};
 use crate::plan::{self, BackendState, Input, InstalledBackend, ServicePlan, Step};
 use crate::template;
 
 impl<D: Dataplane> Engine<D> {
-    /// Brings the maps to what is desired and observed, as far as it can be done now.
-    pub fn reconcile(&mut self, now: Instant) -> Result<(), EngineError> {
+    /// Brings the maps to what is desired and observed, as far as it can be done now. What fails
+    /// does not keep the rest from being done, and is tried again.
+    pub fn reconcile(&mut self, now: Instant) -> Result<(), Failed> {
+        self.retry = None;
         self.free_released(now);
-        let due = self.again.iter().filter(|(_, at)| **at <= now);
-        let due: Vec<Name> = due.map(|(name, _)| name.clone()).collect();
-        self.dirty.extend(due);
-        let waiting: Vec<Name> = self.waiting.keys().cloned().collect();
-        self.dirty.extend(waiting);
-        while let Some(name) = self.dirty.pop_first() {
+        self.wake(now);
+        let mut failed = Vec::new();
+        for name in self.in_order() {
+            if self.waiting.contains_key(&name) {
+                continue;
+            }
+            if self.held_up(&name) {
+                self.dirty.insert(name);
+                continue;
+            }
             self.again.remove(&name);
             let result = if self.desired.services.contains_key(&name) {
                 self.bring_up(&name, now)
@@ -28,13 +33,72 @@ impl<D: Dataplane> Engine<D> {
                 self.take_down(&name, now)
             };
             if let Err(error) = result {
-                self.read_back(&name, now)?;
-                self.again.insert(name, now + GRACE * 10);
-                return Err(error);
+                failed.push(error.of(&name));
+                let read = self.read_back(&name, now);
+                failed.extend(read.err().map(|error| error.of(&name)));
+                self.again.insert(name, now + RETRY);
             }
         }
-        self.update_filter()?;
-        Ok(())
+        failed.extend(self.remove_vacated().err());
+        failed.extend(self.update_filter().err().map(EngineError::from));
+        if failed.is_empty() {
+            return Ok(());
+        }
+        self.retry = Some(now + RETRY);
+        Err(Failed(failed))
+    }
+
+    /// Makes dirty what waited for a time or for next hops, and waits no more.
+    fn wake(&mut self, now: Instant) {
+        let due = self.again.iter().filter(|(_, at)| **at <= now);
+        let due = due.map(|(name, _)| name);
+        let waiting = self.waiting.iter();
+        let ready = waiting.filter(|(name, until)| **until <= now || self.answered(name));
+        let ready: Vec<Name> = ready.map(|(name, _)| name.clone()).collect();
+        self.dirty.extend(due.chain(&ready).cloned());
+        for name in ready {
+            self.waiting.remove(&name);
+        }
+    }
+
+    /// Plans a service again at that time, if not before.
+    fn again_by(&mut self, name: &Name, at: Instant) {
+        let by = self.again.entry(name.clone()).or_insert(at);
+        *by = at.min(*by);
+    }
+
+    /// Returns whether the ways to all backends of a service are known, or known not to be. What an
+    /// earlier daemon knew holds until there is an answer.
+    fn answered(&self, name: &Name) -> bool {
+        let service = self.desired.services.get(name);
+        let installed = self.installed.get(name);
+        let mut backends = service.into_iter().flat_map(|s| s.backends.keys());
+        backends.all(|backend| {
+            let id = BackendId {
+                service: name.clone(),
+                backend: backend.clone(),
+            };
+            let held = installed
+                .and_then(|service| service.backends.get(backend))
+                .is_some_and(|backend| backend.template.kind() != TemplateKind::Unreachable);
+            self.observed.next_hops.contains_key(&id)
+                || matches!(self.unresolved.get(&id), Some(Hop::Failed(_)))
+                || held && self.unanswered.contains(&id)
+        })
+    }
+
+    /// Returns the dirty services. Removed ones go first, which makes room in the service map; but
+    /// after those that take over their VIPs.
+    fn in_order(&mut self) -> Vec<Name> {
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        let (declared, removed): (Vec<Name>, Vec<Name>) =
+            dirty.partition(|name| self.desired.services.contains_key(name));
+        let (handed_over, mut order): (Vec<Name>, Vec<Name>) = removed
+            .into_iter()
+            .partition(|name| self.handed_over(name).is_some());
+        order.extend(declared);
+        order.extend(handed_over);
+        order
     }
 
     /// After a failure: how far the writes came is not known, but the maps tell.
@@ -48,30 +112,21 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn bring_up(&mut self, name: &Name, now: Instant) -> Result<(), EngineError> {
-        let Some(desired) = self.desired.services.get(name) else {
-            return Ok(());
-        };
-        if let Some(until) = self.waiting.get(name) {
-            let answered = desired.backends.keys().all(|backend| {
-                let id = BackendId {
-                    service: name.clone(),
-                    backend: backend.clone(),
-                };
-                self.observed.next_hops.contains_key(&id)
-                    || matches!(self.unresolved.get(&id), Some(Hop::Failed(_)))
-            });
-            if !answered && *until > now {
+        if !self.installed.contains_key(name) {
+            // Packets may still read what it had when it was removed.
+            let free = self.retired.get(name).map(|at| *at + GRACE);
+            if let Some(free) = free.filter(|free| *free > now) {
+                self.again.insert(name.clone(), free);
                 return Ok(());
             }
-            self.waiting.remove(name);
-        }
-        if !self.installed.contains_key(name) {
             self.forget_leftovers(name)?;
+            self.retired.remove(name);
         }
-        self.save_slots()?;
+        self.save_slots_of(name)?;
         let Some((slot, segment)) = self.slots.service(name) else {
             return Ok(());
         };
+        self.add_devices(name, now);
         let Some(desired) = self.desired.services.get(name) else {
             return Ok(());
         };
@@ -79,15 +134,16 @@ impl<D: Dataplane> Engine<D> {
         let mut fresh = BTreeMap::new();
         for (backend, slot) in self.slots.backends(name) {
             if installed.is_none_or(|service| !service.backends.contains_key(&backend)) {
-                let found = Head::from_bits(self.dataplane.backend(slot)?.head);
-                fresh.insert(backend, InstalledBackend::unused(slot, found));
+                // No row named it for a while: packets read neither of its sides.
+                let found = self.dataplane.backend(slot)?;
+                fresh.insert(backend, InstalledBackend::found(slot, &found, None));
             }
         }
         let plan = plan::service(
             &Input {
                 desired,
-                encap: &self.desired.encap_source,
-                observed: &self.observed,
+                ways: self.ways(),
+                leaving: &self.leaving,
                 fresh: &fresh,
                 segment,
                 slot,
@@ -96,6 +152,40 @@ impl<D: Dataplane> Engine<D> {
             installed,
         );
         self.apply(name, plan, now)
+    }
+
+    /// Makes the interfaces of a service's next hops such that packets can be redirected to. Where
+    /// that fails the backend is not reached for now.
+    fn add_devices(&mut self, name: &Name, now: Instant) {
+        let service = self.desired.services.get(name);
+        let declared = service.into_iter().flat_map(|s| s.backends.keys());
+        let installed = self.installed.get(name);
+        let installed = installed.into_iter().flat_map(|s| s.backends.keys());
+        let hops = declared.chain(installed).filter_map(|backend| {
+            self.observed.next_hops.get(&BackendId {
+                service: name.clone(),
+                backend: backend.clone(),
+            })
+        });
+        let wanted: BTreeSet<u32> = hops.map(|hop| hop.value.ifindex).collect();
+        for ifindex in wanted {
+            if self.devices.contains(&ifindex) {
+                continue;
+            }
+            match self.dataplane.add_device(ifindex) {
+                Ok(()) => {
+                    self.devices.insert(ifindex);
+                    self.no_devices.remove(&ifindex);
+                }
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    let why =
+                        format!("packets can't be sent out of interface {ifindex}: {error:#}");
+                    self.no_devices.insert(ifindex, why);
+                    self.again_by(name, now + RETRY);
+                }
+            }
+        }
     }
 
     /// Frees the places that a service's backends had when it was removed, if it comes back
@@ -119,12 +209,6 @@ impl<D: Dataplane> Engine<D> {
         if !self.installed.contains_key(name) {
             self.dataplane.clear_service_stats(plan.after.slot)?;
         }
-        for backend in plan.after.backends.values() {
-            let ifindex = backend.template.ifindex;
-            if ifindex != 0 && self.devices.insert(ifindex) {
-                self.dataplane.add_device(ifindex)?;
-            }
-        }
         for step in &plan.steps {
             apply(&mut self.dataplane, step)?;
         }
@@ -137,13 +221,13 @@ impl<D: Dataplane> Engine<D> {
             self.released.push((now + GRACE, segment));
         }
         if let Some(at) = plan.again_at {
-            self.again.insert(name.clone(), at);
+            self.again_by(name, at);
         }
         if plan.after.ring.lookups() > 0 || plan.states.len() > self.declared(name) {
             self.sweep.wanted(now, self.interval());
         }
         self.installed.insert(name.clone(), plan.after);
-        Ok(())
+        plan.vacated.map_or(Ok(()), |vip| Ok(self.vacate(vip)?))
     }
 
     fn declared(&self, name: &Name) -> usize {
@@ -173,6 +257,9 @@ impl<D: Dataplane> Engine<D> {
 
     /// Returns why nobody knows how to reach a backend.
     pub(super) fn reason(&self, id: &BackendId) -> Option<String> {
+        if self.unanswered.contains(id) {
+            return None;
+        }
         match self.unresolved.get(id) {
             Some(Hop::Pending(why) | Hop::Failed(why)) => return Some(why.clone()),
             Some(Hop::Found(_)) | None => {}
@@ -182,6 +269,9 @@ impl<D: Dataplane> Engine<D> {
         let Some(hop) = self.observed.next_hops.get(id) else {
             return Some("its next hop is not known yet".to_owned());
         };
+        if let Some(why) = self.no_devices.get(&hop.value.ifindex) {
+            return Some(why.clone());
+        }
         let encap = &self.desired.encap_source;
         let built = template::build(service.vip.address, backend, &hop.value, encap);
         built.err().map(|error| error.to_string())
@@ -192,10 +282,11 @@ impl<D: Dataplane> Engine<D> {
             return Ok(());
         }
         if let Some(service) = self.installed.get(name) {
-            self.dataplane.remove_service(&service.vip)?;
+            self.vacate(service.vip)?;
         }
         self.installed.remove(name);
         self.states.remove(name);
+        self.unanswered.retain(|id| id.service != *name);
         self.unresolved.retain(|id, _| id.service != *name);
         self.observed.next_hops.retain(|id, _| id.service != *name);
         self.observed.health.retain(|id, _| id.service != *name);
@@ -208,6 +299,10 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn free_released(&mut self, now: Instant) {
+        if !self.vacated.is_empty() {
+            // They may still name these rows.
+            return;
+        }
         let segments = &mut self.segments;
         self.released.retain(|(at, segment)| {
             if *at <= now {
@@ -216,45 +311,6 @@ impl<D: Dataplane> Engine<D> {
             *at > now
         });
     }
-
-    /// The filter knows which addresses have services; it must never lack one that has.
-    fn update_filter(&mut self) -> Result<(), MapError> {
-        let mut wanted: BTreeMap<u32, u8> = BTreeMap::new();
-        for service in self.installed.values() {
-            let (index, kind) = filter_entry(&service.vip);
-            *wanted.entry(index).or_default() |= kind;
-        }
-        for (index, kinds) in &wanted {
-            if self.filter.get(index) != Some(kinds) {
-                self.dataplane.set_vip_filter(*index, *kinds)?;
-            }
-        }
-        for index in self
-            .filter
-            .keys()
-            .filter(|index| !wanted.contains_key(*index))
-        {
-            self.dataplane.set_vip_filter(*index, 0)?;
-        }
-        self.filter = wanted;
-        Ok(())
-    }
-}
-
-/// Returns the filter entry of a VIP, and the bit to set in it.
-pub(super) fn filter_entry(vip: &Vip) -> (u32, u8) {
-    let last = match vip.address {
-        std::net::IpAddr::V4(address) => address.octets(),
-        std::net::IpAddr::V6(address) => {
-            let [.., a, b, c, d] = address.octets();
-            [a, b, c, d]
-        }
-    };
-    let kind = match vip.port {
-        ServicePort::Any => VIP_ANY_PORT,
-        ServicePort::Exact(_) => VIP_EXACT,
-    };
-    (vip_filter_index(u32::from_ne_bytes(last)), kind)
 }
 
 pub(super) fn apply(dataplane: &mut impl Dataplane, step: &Step) -> Result<(), MapError> {
@@ -267,6 +323,5 @@ pub(super) fn apply(dataplane: &mut impl Dataplane, step: &Step) -> Result<(), M
         Step::Head { slot, head } => dataplane.set_head(*slot, *head),
         Step::Row { index, row } => dataplane.set_row(*index, *row),
         Step::Service { vip, value } => dataplane.set_service(vip, value),
-        Step::RemoveService { vip } => dataplane.remove_service(vip),
     }
 }

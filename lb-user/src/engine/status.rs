@@ -5,7 +5,7 @@ use lb_common::stats::{BackendStats, ServiceStats};
 use super::{Engine, EngineError};
 use crate::dataplane::Dataplane;
 use crate::model::{Backend, BackendId, Name, Service};
-use crate::plan::BackendState;
+use crate::plan::{BackendState, InstalledBackend, eligibility};
 
 /// How a service is.
 #[derive(Clone, Debug)]
@@ -60,15 +60,15 @@ impl<D: Dataplane> Engine<D> {
             .unwrap_or_default();
         let leaving = installed
             .into_iter()
-            .flat_map(|service| service.backends.keys());
+            .flat_map(|service| service.backends.keys())
+            .filter(|name| !service.backends.contains_key(*name));
         for name in service.backends.keys().chain(leaving) {
             let id = BackendId {
                 service: service.name.clone(),
                 backend: name.clone(),
             };
-            let slot = installed
-                .and_then(|service| service.backends.get(name))
-                .map(|backend| backend.slot);
+            let found = installed.and_then(|service| service.backends.get(name));
+            let slot = found.map(|backend| backend.slot);
             let stats = match slot {
                 Some(slot) => self.dataplane.backend_stats(slot)?,
                 None => BackendStats::default(),
@@ -77,7 +77,7 @@ impl<D: Dataplane> Engine<D> {
             let state = states
                 .and_then(|states| states.get(name))
                 .copied()
-                .unwrap_or(BackendState::Unresolved);
+                .unwrap_or_else(|| self.state_before_plan(service, &id, found));
             let status = BackendStatus {
                 backend: service.backends.get(name).cloned(),
                 state,
@@ -105,5 +105,23 @@ impl<D: Dataplane> Engine<D> {
             stats,
             backends,
         })
+    }
+
+    /// Returns the state of a backend whose service was not planned yet: of an earlier daemon, or
+    /// new.
+    fn state_before_plan(
+        &self,
+        service: &Service,
+        id: &BackendId,
+        found: Option<&InstalledBackend>,
+    ) -> BackendState {
+        match (service.backends.get(&id.backend), found) {
+            (None, _) => BackendState::Leaving,
+            (Some(_), None) => BackendState::Unresolved,
+            (Some(backend), Some(found)) => {
+                let vip = service.vip.address;
+                eligibility(id, vip, backend, &self.ways(), Some(&found.template)).state
+            }
+        }
     }
 }

@@ -9,9 +9,10 @@ use lb_common::backend::{BackendSlot, Head, Template};
 use lb_common::flow::{FlowEntry, Table};
 use tracing::{debug, info};
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, RETRY};
 use crate::dataplane::{Clock, Dataplane, FlowCursor, FlowKey, GRACE, Jiffies};
 use crate::model::{BackendId, Name};
+use crate::plan::InstalledBackend;
 
 /// An entry's time may be this much older than its flow's last packet: the program writes it
 /// again only after a hundred ticks of the kernel's clock, which has at least 100 a second.
@@ -62,58 +63,38 @@ impl Schedule {
 }
 
 impl<D: Dataplane> Engine<D> {
-    /// Does the next piece of a sweep, if one is due.
+    /// Does the next piece of a sweep, if one is due. After a failure it begins anew.
     pub fn sweep(&mut self, now: Instant) -> Result<(), EngineError> {
+        let result = self.sweep_on(now);
+        if result.is_err() {
+            self.sweep.wanted(now, RETRY);
+        }
+        result
+    }
+
+    fn sweep_on(&mut self, now: Instant) -> Result<(), EngineError> {
         let mut sweep = match self.sweep.running.take() {
             Some(sweep) => sweep,
             None if self.sweep.next.is_some_and(|at| at <= now) => {
-                // If it can't begin, it tries again.
-                self.sweep.next = Some(now + PAUSE.0);
-                let sweep = self.begin(now)?;
                 self.sweep.next = None;
-                sweep
+                self.begin(now)?
             }
             None => return Ok(()),
         };
+        let places = self.places();
+        let mut cursor = sweep.cursor;
         let mut ended = Vec::new();
-        let Self {
-            dataplane,
-            installed,
-            desired,
-            ..
-        } = self;
-        let more = dataplane.walk_flows(&mut sweep.cursor, &mut |table, key, entry| {
-            let service = sweep
-                .services
-                .get(&entry.service)
-                .and_then(|(name, rows)| Some((name, *rows, installed.get(name)?)));
-            let Some((name, rows, service)) = service else {
-                ended.push((table, key));
-                return;
-            };
-            let idle = desired
-                .services
-                .get(name)
-                .map_or(Duration::ZERO, |s| s.idle_timeout);
-            let backend = BackendSlot::from_stored(entry.backend);
-            let head = dataplane
-                .backend(backend)
-                .map_or(Head::default(), |backend| Head::from_bits(backend.head));
-            if has_ended(&entry, table, head, &sweep.clock, idle) {
-                ended.push((table, key));
-                return;
-            }
-            *sweep.flows.entry(backend).or_default() += 1;
-            let index = entry.hash & rows.saturating_sub(1);
-            if service
-                .ring
-                .row(index)
-                .is_some_and(|row| row.owner() != backend)
-            {
-                sweep.busy.entry(name.clone()).or_default().insert(index);
-            }
-        })?;
-        self.remove(&ended)?;
+        let more = self
+            .dataplane
+            .walk_flows(&mut cursor, &mut |table, key, entry| {
+                if self.has_ended(&sweep, &places, table, &entry) {
+                    ended.push((table, key, entry));
+                } else {
+                    self.count(&mut sweep, &entry);
+                }
+            })?;
+        sweep.cursor = cursor;
+        self.remove(&ended, &mut sweep)?;
         if more {
             self.sweep.running = Some(sweep);
             return Ok(());
@@ -136,9 +117,70 @@ impl<D: Dataplane> Engine<D> {
         })
     }
 
-    fn remove(&mut self, ended: &[(Table, FlowKey)]) -> Result<(), EngineError> {
-        for (table, key) in ended {
-            self.dataplane.remove_flow(*table, key)?;
+    /// Returns the places of all services that are there or may be soon.
+    fn places(&self) -> BTreeSet<u32> {
+        let declared = self.desired.services.keys();
+        let declared = declared.filter_map(|name| self.slots.service(name));
+        let installed = self.installed.values().map(|service| service.slot);
+        declared.map(|(slot, _)| slot).chain(installed).collect()
+    }
+
+    /// Returns whether an entry's flow has ended, or lost its backend or its service.
+    fn has_ended(
+        &self,
+        sweep: &Sweep,
+        places: &BTreeSet<u32>,
+        table: Table,
+        entry: &FlowEntry,
+    ) -> bool {
+        if !places.contains(&entry.service) {
+            return true;
+        }
+        let name = sweep.services.get(&entry.service).map(|(name, _)| name);
+        let Some(service) = name.and_then(|name| self.desired.services.get(name)) else {
+            // It came since the sweep began, or waits to be taken down: the next one judges.
+            return false;
+        };
+        let backend = self
+            .dataplane
+            .backend(BackendSlot::from_stored(entry.backend));
+        let head = backend.map_or(Head::default(), |backend| Head::from_bits(backend.head));
+        is_over(entry, table, head, &sweep.clock, service.idle_timeout)
+    }
+
+    /// Counts the entry of a flow that goes on.
+    fn count(&self, sweep: &mut Sweep, entry: &FlowEntry) {
+        let backend = BackendSlot::from_stored(entry.backend);
+        *sweep.flows.entry(backend).or_default() += 1;
+        let Some((name, rows)) = sweep.services.get(&entry.service) else {
+            return;
+        };
+        let index = entry.hash & rows.saturating_sub(1);
+        let row = self.installed.get(name).and_then(|s| s.ring.row(index));
+        if row.is_some_and(|row| row.owner() != backend) {
+            sweep.busy.entry(name.clone()).or_default().insert(index);
+        }
+    }
+
+    /// Deletes entries that were judged, unless packets have come for them since: the same flow
+    /// may have gone on, and another one may have begun with the same addresses and ports. The
+    /// kernel can't compare and delete in one go, so a packet between the two system calls, some
+    /// microseconds, still loses its entry: it would have to come just after the idle time-out.
+    fn remove(
+        &mut self,
+        ended: &[(Table, FlowKey, FlowEntry)],
+        sweep: &mut Sweep,
+    ) -> Result<(), EngineError> {
+        for (table, key, entry) in ended {
+            let Some(found) = self.dataplane.flow(*table, key)? else {
+                continue;
+            };
+            let judged = |entry: &FlowEntry| (entry.backend, entry.generation, entry.last);
+            if judged(&found) == judged(entry) {
+                self.dataplane.remove_flow(*table, key)?;
+            } else {
+                self.count(sweep, &found);
+            }
         }
         Ok(())
     }
@@ -179,8 +221,9 @@ impl<D: Dataplane> Engine<D> {
             }
         }
         self.flows = sweep.flows;
-        self.free_backends(sweep.started)?;
+        self.free_backends(sweep.started, now)?;
         self.free_services(sweep.started)?;
+        self.save_slots()?;
         let rings = self.installed.values();
         let pending = rings.map(|service| service.ring.lookups()).sum::<usize>() > 0;
         if tracked > 0 || pending || !self.retired.is_empty() || self.any_leaving() {
@@ -196,7 +239,7 @@ impl<D: Dataplane> Engine<D> {
     }
 
     /// Returns the installed backends that nobody declares.
-    fn leavers(&self) -> impl Iterator<Item = (BackendId, BackendSlot)> {
+    fn leavers(&self) -> impl Iterator<Item = (BackendId, InstalledBackend)> {
         self.installed.iter().flat_map(|(name, service)| {
             let declared = self.desired.services.get(name);
             let gone = move |backend: &Name| {
@@ -211,22 +254,25 @@ impl<D: Dataplane> Engine<D> {
                         service: name.clone(),
                         backend: backend.clone(),
                     };
-                    (id, installed.slot)
+                    (id, *installed)
                 })
         })
     }
 
     /// Frees the places of removed backends that no row and no entry names.
-    fn free_backends(&mut self, started: Instant) -> Result<(), EngineError> {
+    fn free_backends(&mut self, started: Instant, now: Instant) -> Result<(), EngineError> {
         let leavers: Vec<_> = self.leavers().collect();
-        for (id, slot) in leavers {
+        for (id, backend) in leavers {
+            let slot = backend.slot;
             let Some(service) = self.installed.get_mut(&id.service) else {
                 continue;
             };
             let quiet = service
                 .ring
                 .unchanged_since(started.checked_sub(GRACE).unwrap_or(started));
-            if self.flows.contains_key(&slot) || service.ring.names(slot) || !quiet {
+            // Its other template may have been in force a moment ago.
+            let read = backend.spare_from.is_some_and(|free| free > now);
+            if self.flows.contains_key(&slot) || service.ring.names(slot) || !quiet || read {
                 continue;
             }
             service.backends.remove(&id.backend);
@@ -235,11 +281,12 @@ impl<D: Dataplane> Engine<D> {
             if let Some(states) = self.states.get_mut(&id.service) {
                 states.remove(&id.backend);
             }
+            self.unanswered.remove(&id);
             self.unresolved.remove(&id);
             self.observed.next_hops.remove(&id);
             self.observed.health.remove(&id);
             self.slots.remove_backend(&id);
-            self.save_slots()?;
+            self.freed = true;
             info!(service = %id.service, backend = %id.backend, "backend is gone: its flows have ended");
         }
         Ok(())
@@ -247,9 +294,15 @@ impl<D: Dataplane> Engine<D> {
 
     /// Frees the places of removed services: this sweep deleted their entries.
     fn free_services(&mut self, started: Instant) -> Result<(), EngineError> {
+        if !self.vacated.is_empty() {
+            // They may still name the rows.
+            return Ok(());
+        }
         let done: Vec<Name> = self
             .retired
             .iter()
+            // One that comes back takes its places over.
+            .filter(|(name, _)| !self.desired.services.contains_key(*name))
             .filter(|(_, at)| **at + GRACE <= started)
             .map(|(name, _)| name.clone())
             .collect();
@@ -263,19 +316,20 @@ impl<D: Dataplane> Engine<D> {
                 self.segments.free(segment.base, segment.len);
             }
             self.slots.remove_service(&name);
-            self.save_slots()?;
         }
         Ok(())
     }
 
-    /// Makes a backend's place fit for another: no packet can reach it any more.
+    /// Makes a backend's place fit for another: its template leads nowhere, whatever a row says.
+    /// Not before packets that read the side that is not in force have left.
     pub(super) fn clear(&mut self, slot: BackendSlot) -> Result<(), EngineError> {
         let head = Head::from_bits(self.dataplane.backend(slot)?.head);
         let generation = head.generation().wrapping_add(1);
-        let dead = Head::new(head.side(), false, false, generation);
-        self.dataplane.set_head(slot, dead)?;
+        let side = head.side() ^ 1;
         self.dataplane
-            .set_template(slot, head.side() ^ 1, &Template::UNREACHABLE)?;
+            .set_template(slot, side, &Template::UNREACHABLE)?;
+        let dead = Head::new(side, false, false, generation);
+        self.dataplane.set_head(slot, dead)?;
         self.dataplane.clear_backend_stats(slot)?;
         Ok(())
     }
@@ -289,13 +343,7 @@ impl<D: Dataplane> Engine<D> {
 }
 
 /// Returns whether an entry's flow has ended, or lost its backend.
-fn has_ended(
-    entry: &FlowEntry,
-    table: Table,
-    backend: Head,
-    clock: &Clock,
-    idle: Duration,
-) -> bool {
+fn is_over(entry: &FlowEntry, table: Table, backend: Head, clock: &Clock, idle: Duration) -> bool {
     let lives = backend.alive() && backend.generation() == entry.generation;
     let opening = table == Table::HalfOpen && entry.flags & FlowEntry::CONFIRMED == 0;
     let limit = if opening { idle.min(HALF_OPEN) } else { idle };

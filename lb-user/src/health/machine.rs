@@ -32,6 +32,9 @@ pub struct Machine {
     dead_after: Duration,
     state: HealthState,
     since: Instant,
+    /// Whether `fall` failures in a row were seen here. An earlier daemon's suspicion counts for
+    /// new flows, but nobody's flows are given up on hearsay.
+    fell: bool,
     /// Results of the same kind in a row.
     row: u32,
     row_ok: bool,
@@ -41,7 +44,8 @@ pub struct Machine {
 
 impl Machine {
     /// Returns the health of a backend that was not probed yet: `state` is what an earlier daemon
-    /// thought of it, or unknown. One that was suspect then is given its time anew.
+    /// thought of it, or unknown. One that was suspect then is given its time anew, and is not dead
+    /// before `fall` probes in a row have failed here as well.
     pub fn new(check: &HealthCheck, state: HealthState, now: Instant) -> Self {
         Self {
             rise: check.rise,
@@ -49,6 +53,7 @@ impl Machine {
             dead_after: check.dead_after,
             state,
             since: now,
+            fell: false,
             row: 0,
             row_ok: false,
             penalty: 0.0,
@@ -68,6 +73,7 @@ impl Machine {
             self.row_ok = ok;
         }
         self.row = self.row.saturating_add(1);
+        self.fell |= !ok && self.row >= self.fall;
         let next = match (self.state, ok) {
             (HealthState::Unknown, true) => HealthState::Up,
             (HealthState::Suspect | HealthState::Dead, true) if self.row >= self.needed(now) => {
@@ -98,7 +104,8 @@ impl Machine {
 
     /// Returns when the state changes by itself.
     pub fn deadline(&self) -> Option<Instant> {
-        (self.state == HealthState::Suspect).then(|| self.since + self.dead_after)
+        let falls = self.state == HealthState::Suspect && self.fell;
+        falls.then(|| self.since + self.dead_after)
     }
 
     /// Returns how many successes in a row bring it up.

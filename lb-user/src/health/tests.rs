@@ -75,8 +75,25 @@ fn what_an_earlier_daemon_thought_holds_until_probes_say_otherwise() {
         run(&mut dead, start, "--+-++"),
         [[HealthState::Dead; 5].as_slice(), &[HealthState::Up]].concat()
     );
-    let suspect = Machine::new(&check(Probe::Icmp), HealthState::Suspect, start);
+    let mut suspect = Machine::new(&check(Probe::Icmp), HealthState::Suspect, start);
+    assert_eq!(suspect.deadline(), None, "no failure was seen yet");
+    run(&mut suspect, start, "--+--");
+    assert_eq!(suspect.deadline(), None, "nor three in a row");
+    run(&mut suspect, start, "-");
     assert_eq!(suspect.deadline(), Some(start + Duration::from_secs(30)));
+}
+
+#[test]
+fn without_patience_an_earlier_suspicion_still_needs_failures() {
+    use HealthState::{Dead, Suspect};
+    let start = Instant::now();
+    let impatient = HealthCheck {
+        dead_after: Duration::ZERO,
+        ..check(Probe::Icmp)
+    };
+    let mut machine = Machine::new(&impatient, Suspect, start);
+    assert_eq!(machine.tick(start + LONG), None);
+    assert_eq!(run(&mut machine, start, "---"), [Suspect, Suspect, Dead]);
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -52,18 +53,38 @@ pub struct Eligibility {
     pub template: Option<Template>,
 }
 
-/// Decides what a declared backend may be sent.
+/// What is known of the ways to backends.
+#[derive(Clone, Copy, Debug)]
+pub struct Ways<'a> {
+    /// The source addresses of outer headers.
+    pub encap: &'a EncapSource,
+    /// What readers saw.
+    pub observed: &'a Observed,
+    /// Backends of an earlier daemon whose next hops this one was not told yet: what is in force
+    /// holds until then.
+    pub unanswered: &'a BTreeSet<BackendId>,
+    /// Interfaces that packets can be redirected to.
+    pub devices: &'a BTreeSet<u32>,
+}
+
+/// Decides what a declared backend may be sent. `in_force` is what it is sent by now.
 pub fn eligibility(
     id: &BackendId,
     vip: IpAddr,
     backend: &Backend,
-    encap: &EncapSource,
-    observed: &Observed,
+    ways: &Ways<'_>,
+    in_force: Option<&Template>,
 ) -> Eligibility {
-    let template = observed
-        .next_hops
-        .get(id)
-        .and_then(|hop| template::build(vip, backend, &hop.value, encap).ok());
+    let observed = ways.observed;
+    let in_force = in_force
+        .filter(|template| template.kind() != TemplateKind::Unreachable)
+        .filter(|_| ways.unanswered.contains(id));
+    let template = match observed.next_hops.get(id) {
+        Some(hop) => template::build(vip, backend, &hop.value, ways.encap)
+            .ok()
+            .filter(|template| ways.devices.contains(&template.ifindex)),
+        None => in_force.copied(),
+    };
     let health = observed
         .health
         .get(id)
@@ -120,7 +141,8 @@ pub(super) fn plan(
     let accepts = alive && state == BackendState::Up;
     let died = installed.head.alive() && !alive;
     let generation = installed.head.generation().wrapping_add(u16::from(died));
-    after.head = Head::new(side, alive, accepts, generation);
+    after.head =
+        Head::new(side, alive, accepts, generation).with_suspect(state == BackendState::Suspect);
     if after.head != installed.head {
         steps.push(Step::Head {
             slot: installed.slot,

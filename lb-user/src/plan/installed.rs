@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use lb_common::backend::{BackendSlot, Head, Template};
+use lb_common::backend::{Backend, BackendSlot, Head, Template};
 use lb_common::service::Service;
 
 use crate::model::{Name, Vip};
@@ -65,14 +65,16 @@ pub struct InstalledBackend {
 }
 
 impl InstalledBackend {
-    /// Returns the content of a slot that nobody uses: dead, whatever it was before. The
-    /// generation goes on, so that no flow entry of an earlier use can match.
-    pub fn unused(slot: BackendSlot, found: Head) -> Self {
+    /// Returns what was found in a slot. `spare_from` says when the side that is not in force may
+    /// be written, if packets may still read it.
+    pub fn found(slot: BackendSlot, backend: &Backend, spare_from: Option<Instant>) -> Self {
+        let head = Head::from_bits(backend.head);
+        let in_force = backend.templates.get(usize::from(head.side()));
         Self {
             slot,
-            head: Head::new(found.side(), false, false, found.generation()),
-            template: Template::UNREACHABLE,
-            spare_from: None,
+            head,
+            template: in_force.copied().unwrap_or(Template::UNREACHABLE),
+            spare_from,
         }
     }
 }

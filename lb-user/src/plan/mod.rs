@@ -9,6 +9,6 @@ mod backend;
 mod installed;
 mod service;
 
-pub use backend::{BackendState, Eligibility, eligibility};
+pub use backend::{BackendState, Eligibility, Ways, eligibility};
 pub use installed::{InstalledBackend, InstalledService, Segment};
 pub use service::{Input, ServicePlan, Step, identity, service};

@@ -6,9 +6,9 @@ use lb_common::backend::{BackendSlot, Head, Template};
 use lb_common::row::Row;
 use lb_common::service::Service as Value;
 
-use super::backend::{self, BackendState, Eligibility, eligibility};
+use super::backend::{self, BackendState, Eligibility, Ways, eligibility};
 use super::installed::{InstalledBackend, InstalledService, Segment};
-use crate::model::{BackendId, EncapSource, HealthState, Name, Observed, Service, Vip};
+use crate::model::{Backend, BackendId, HealthState, Name, Service, Vip};
 use crate::ring::{Change, Member, Ring};
 
 /// One map write.
@@ -44,11 +44,6 @@ pub enum Step {
         /// The value.
         value: Value,
     },
-    /// Let packets for `vip` pass.
-    RemoveService {
-        /// The key.
-        vip: Vip,
-    },
 }
 
 /// What a plan is made from.
@@ -56,10 +51,10 @@ pub enum Step {
 pub struct Input<'a> {
     /// What the operator declared.
     pub desired: &'a Service,
-    /// The source addresses of outer headers.
-    pub encap: &'a EncapSource,
-    /// What readers saw.
-    pub observed: &'a Observed,
+    /// What is known of the ways to its backends.
+    pub ways: Ways<'a>,
+    /// The declarations of removed backends that still have flows.
+    pub leaving: &'a BTreeMap<BackendId, Backend>,
     /// What the slots of backends that are not installed yet hold.
     pub fresh: &'a BTreeMap<Name, InstalledBackend>,
     /// Where the rows shall be. Longer than the installed segment: the ring grows.
@@ -81,6 +76,9 @@ pub struct ServicePlan {
     pub states: BTreeMap<Name, BackendState>,
     /// How many rows change their owner.
     pub moved: usize,
+    /// The VIP that the service had, if it has another one now. Who takes that over is for those
+    /// to say who know the other services.
+    pub vacated: Option<Vip>,
     /// A segment that is free once packets that read it have left.
     pub released: Option<Segment>,
     /// When there is more to do, though nothing new is seen.
@@ -107,7 +105,7 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
             continue;
         };
         let slot = before.slot;
-        let eligible = backend_eligibility(input, name);
+        let eligible = backend_eligibility(input, name, &before.template);
         let plan = backend::plan(
             before,
             eligible.state,
@@ -144,8 +142,10 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
     };
     let owners_before = owners(&ring);
     let mut changes = Vec::new();
-    for backend in backends.values().filter(|backend| !backend.head.alive()) {
-        changes.extend(ring.death(backend.slot, &members, input.now));
+    let dead = backends.values().filter(|backend| !backend.head.alive());
+    // Mostly none of them has a row any more.
+    for slot in ring.named(dead.map(|backend| backend.slot).collect()) {
+        changes.extend(ring.death(slot, &members, input.now));
     }
     changes.extend(ring.rebalance(&members, input.now));
     let moved = match installed {
@@ -169,12 +169,13 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
             value: after.value(),
         });
     }
-    if let Some(service) = installed.filter(|service| service.vip != after.vip) {
-        steps.push(Step::RemoveService { vip: service.vip });
-    }
+    let vacated = installed
+        .map(|service| service.vip)
+        .filter(|vip| *vip != after.vip);
     ServicePlan {
         steps,
         after,
+        vacated,
         states,
         moved,
         released,
@@ -194,26 +195,23 @@ pub fn identity(service: &Name, backend: &Name) -> u64 {
     })
 }
 
-fn backend_eligibility(input: &Input<'_>, name: &Name) -> Eligibility {
+fn backend_eligibility(input: &Input<'_>, name: &Name, in_force: &Template) -> Eligibility {
     let id = BackendId {
         service: input.desired.name.clone(),
         backend: name.clone(),
     };
     let vip: IpAddr = input.desired.vip.address;
-    match input.desired.backends.get(name) {
-        Some(backend) => eligibility(&id, vip, backend, input.encap, input.observed),
-        None => {
-            let health = input.observed.health.get(&id).map(|seen| seen.value);
-            let state = match health {
-                Some(HealthState::Dead) => BackendState::Dead,
-                _ => BackendState::Leaving,
-            };
-            Eligibility {
-                state,
-                template: None,
-            }
-        }
+    let eligible = |backend| eligibility(&id, vip, backend, &input.ways, Some(in_force));
+    if let Some(backend) = input.desired.backends.get(name) {
+        return eligible(backend);
     }
+    let health = input.ways.observed.health.get(&id).map(|seen| seen.value);
+    let state = match health {
+        Some(HealthState::Dead) => BackendState::Dead,
+        _ => BackendState::Leaving,
+    };
+    let template = input.leaving.get(&id).and_then(|b| eligible(b).template);
+    Eligibility { state, template }
 }
 
 /// Doubles the ring until it fills its new segment. No flow changes its backend by that.

@@ -14,7 +14,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use lb_common::backend::BackendSlot;
@@ -69,8 +69,18 @@ pub struct AdoptError(usize);
 #[derive(Clone, Debug)]
 pub struct Ring {
     rows: Vec<Row>,
-    /// When the rows with `lookup` last changed, by index.
-    pending: BTreeMap<u32, Instant>,
+    /// The rows with `lookup`, by index.
+    pending: BTreeMap<u32, Pending>,
+}
+
+/// The times of a row that asks the flow tables.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    /// When it changed last.
+    changed: Instant,
+    /// Since when its owner has been another than `untracked`, whoever it was: since then every
+    /// packet of an untracked flow has made an entry.
+    away: Instant,
 }
 
 impl Ring {
@@ -92,7 +102,10 @@ impl Ring {
         let pending = (0..)
             .zip(&rows)
             .filter(|(_, row)| row.lookup())
-            .map(|(index, _)| (index, now))
+            .map(|(index, _)| {
+                let (changed, away) = (now, now);
+                (index, Pending { changed, away })
+            })
             .collect();
         Ok(Self { rows, pending })
     }
@@ -121,9 +134,23 @@ impl Ring {
         rows.any(|row| row.owner() == slot || row.untracked() == slot)
     }
 
+    /// Returns those of some backends that a row names as owner or as untracked.
+    pub fn named(&self, mut slots: BTreeSet<BackendSlot>) -> Vec<BackendSlot> {
+        let mut named = Vec::new();
+        for row in &self.rows {
+            if slots.is_empty() {
+                break;
+            }
+            for slot in [row.owner(), row.untracked()] {
+                named.extend(slots.take(&slot));
+            }
+        }
+        named
+    }
+
     /// Returns whether no row that asks the flow table changed after `since`.
     pub fn unchanged_since(&self, since: Instant) -> bool {
-        self.pending.values().all(|changed| *changed <= since)
+        self.pending.values().all(|row| row.changed <= since)
     }
 
     /// Returns how many rows have moved and not settled yet.
@@ -230,8 +257,10 @@ impl Ring {
         changes
     }
 
-    /// Settles rows one `idle` time-out after their last move and the last refused insert: every
-    /// flow that lives is in the flow table by then, or the new owner's.
+    /// Settles rows one `idle` time-out after they left `untracked` and after the last refused
+    /// insert: every flow of it that lives has sent a packet by then, and is in the flow table.
+    /// Moves from one owner to the next meanwhile don't matter: their flows are all in the table.
+    /// So rows settle, and drains end, under steady re-weighting as well.
     pub fn settle(
         &mut self,
         now: Instant,
@@ -246,7 +275,7 @@ impl Ring {
         let due: Vec<u32> = self
             .pending
             .iter()
-            .filter(|(_, changed)| passed(**changed))
+            .filter(|(_, row)| passed(row.away))
             .map(|(index, _)| *index)
             .collect();
         for index in due {
@@ -267,7 +296,7 @@ impl Ring {
         let due: Vec<u32> = self
             .pending
             .iter()
-            .filter(|(index, changed)| **changed <= since && !has_other(**index))
+            .filter(|(index, row)| row.changed <= since && !has_other(**index))
             .map(|(index, _)| *index)
             .collect();
         for index in due {
@@ -288,7 +317,7 @@ impl Ring {
         let pending = self
             .pending
             .iter()
-            .flat_map(|(index, changed)| [(*index, *changed), (*index + len, *changed)])
+            .flat_map(|(index, row)| [(*index, *row), (*index + len, *row)])
             .collect();
         Self { rows, pending }
     }
@@ -308,13 +337,23 @@ impl Ring {
     }
 
     fn store(&mut self, index: u32, row: Row, now: Instant) {
-        if let Some(entry) = self.rows.get_mut(index as usize) {
-            *entry = row;
-        }
-        if row.lookup() {
-            self.pending.insert(index, now);
-        } else {
+        let Some(entry) = self.rows.get_mut(index as usize) else {
+            return;
+        };
+        let before = std::mem::replace(entry, row);
+        if !row.lookup() {
             self.pending.remove(&index);
+            return;
+        }
+        let was_away = before.owner() != before.untracked() && !before.untracked().is_none();
+        let still = was_away && row.untracked() == before.untracked();
+        let pending = self.pending.entry(index).or_insert(Pending {
+            changed: now,
+            away: now,
+        });
+        pending.changed = now;
+        if !still {
+            pending.away = now;
         }
     }
 }

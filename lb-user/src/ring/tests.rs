@@ -55,6 +55,20 @@ fn a_first_ring_meets_its_quotas_and_is_settled() {
 }
 
 #[test]
+fn a_ring_says_which_backends_its_rows_name() {
+    let mut ring = Ring::new(1024, &members(&[1, 0, 1]));
+    let all = || [1, 2, 3, 4].map(slot).into();
+    let named = |ring: &Ring| ring.named(all()).into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(named(&ring), [slot(1), slot(3)].into());
+    ring.rebalance(&members(&[0, 1, 0]), Instant::now());
+    assert_eq!(
+        named(&ring),
+        [1, 2, 3].map(slot).into(),
+        "also those that hold old flows only"
+    );
+}
+
+#[test]
 fn a_ring_without_any_weight_is_empty_and_fills_without_tracking() {
     let mut ring = Ring::new(256, &members(&[0, 0]));
     assert!(ring.rows().iter().all(|row| *row == Row::EMPTY));
@@ -156,6 +170,30 @@ fn a_row_settles_after_both_timers_and_finishes_after_a_clean_sweep() {
     ring.finish(after(15), |_| false);
     assert_eq!(ring.lookups(), 0);
     assert!(ring.rows().iter().all(|row| *row == Row::settled(slot(1))));
+}
+
+#[test]
+fn a_row_that_goes_from_owner_to_owner_settles_all_the_same() {
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let idle = Duration::from_secs(10);
+    let mut ring = Ring::new(256, &members(&[1, 1, 1]));
+    let away = ring.rebalance(&members(&[1, 1, 0]), start).len();
+    for second in 1..10 {
+        let weights = [1 + second % 2, 2 - second % 2, 0].map(|weight| weight as u32);
+        assert!(!ring.rebalance(&members(&weights), after(second)).is_empty());
+        assert_eq!(ring.settle(after(second), idle, None), []);
+    }
+    assert!(ring.settle(after(10), idle, None).len() >= away);
+    assert!(!ring.names(slot(3)), "the drain is over");
+    // A row that goes back has to wait anew when it leaves again: what opened there meanwhile has
+    // no entry.
+    let mut ring = Ring::new(256, &members(&[1, 1]));
+    ring.rebalance(&members(&[1, 0]), start);
+    ring.rebalance(&members(&[1, 1]), after(5));
+    ring.rebalance(&members(&[1, 0]), after(6));
+    assert_eq!(ring.settle(after(15), idle, None), []);
+    assert_eq!(ring.settle(after(16), idle, None).len(), 128);
 }
 
 #[test]

@@ -14,4 +14,4 @@ mod tests;
 
 pub use directory::{Directory, StateError};
 pub use overrides::{BackendOverride, NotThere, Overrides, ServiceOverride};
-pub use slots::{NoSlot, Slots};
+pub use slots::{NoSlot, Slots, Unused};

@@ -93,12 +93,43 @@ impl Overrides {
                 }
             }
         }
+        let mut services = Vec::new();
         for (name, change) in &self.services {
-            let Ok(name) = name.parse::<Name>() else {
-                idle.push(format!("service \"{name}\": not a name"));
-                continue;
-            };
-            change.apply(&name, file, &mut desired, &mut idle);
+            match name.parse::<Name>() {
+                Ok(name) => services.push((name, change)),
+                Err(_) => idle.push(format!("service \"{name}\": not a name")),
+            }
+        }
+        // First all that goes, so that a VIP is free for another service whatever their names.
+        let mut added = Vec::new();
+        for (name, change) in &services {
+            added.extend(change.make_room(name, &mut desired, &mut idle));
+        }
+        let mut refused = Vec::new();
+        for service in added {
+            let others = desired.services.values();
+            match clashes(others.chain([&service])).into_iter().next() {
+                None => {
+                    desired.services.insert(service.name.clone(), service);
+                }
+                Some((_, error)) => {
+                    idle.push(error.to_string());
+                    refused.push(service.name);
+                }
+            }
+        }
+        for name in &refused {
+            // What the file says of it counts again, if there is still room.
+            let of_file = file.services.get(name).cloned();
+            let others = desired.services.values();
+            if let Some(service) = of_file.filter(|s| clashes(others.chain([s])).is_empty()) {
+                desired.services.insert(name.clone(), service);
+            }
+        }
+        for (name, change) in &services {
+            if !refused.contains(name) {
+                change.change_backends(name, &mut desired, &mut idle);
+            }
         }
         (desired, idle)
     }
@@ -279,26 +310,29 @@ impl Overrides {
 }
 
 impl ServiceOverride {
-    fn apply(&self, name: &Name, file: &Desired, desired: &mut Desired, idle: &mut Vec<String>) {
+    /// Takes out what is removed or replaced. Returns the service that is added.
+    fn make_room(
+        &self,
+        name: &Name,
+        desired: &mut Desired,
+        idle: &mut Vec<String>,
+    ) -> Option<Service> {
         if self.removed && desired.services.remove(name).is_none() {
             idle.push(format!("service \"{name}\" removed: it is not in the file"));
         }
-        if let Some(spec) = &self.added {
-            match spec.to_model() {
-                Ok(service) => {
-                    let others = file.services.values().filter(|other| other.name != *name);
-                    if let Some((_, error)) = clashes(others.chain([&service])).into_iter().next() {
-                        idle.push(format!("{error}"));
-                        return;
-                    }
-                    desired.services.insert(name.clone(), service);
-                }
-                Err(errors) => {
-                    idle.extend(errors.iter().map(ToString::to_string));
-                    return;
-                }
+        match self.added.as_ref()?.to_model() {
+            Ok(service) => {
+                desired.services.remove(name);
+                Some(service)
+            }
+            Err(errors) => {
+                idle.extend(errors.iter().map(ToString::to_string));
+                None
             }
         }
+    }
+
+    fn change_backends(&self, name: &Name, desired: &mut Desired, idle: &mut Vec<String>) {
         let Some(service) = desired.services.get_mut(name) else {
             if !self.backends.is_empty() {
                 idle.push(format!(

@@ -18,6 +18,29 @@ pub struct NoSlot {
     pub limit: u32,
 }
 
+/// The places of a map that nobody has, lowest first.
+#[derive(Clone, Debug)]
+pub struct Unused {
+    used: BTreeSet<u32>,
+    next: u32,
+    end: u32,
+    full: NoSlot,
+}
+
+impl Unused {
+    fn take(&mut self) -> Result<u32, NoSlot> {
+        while self.used.contains(&self.next) {
+            self.next = self.next.saturating_add(1);
+        }
+        if self.next >= self.end {
+            return Err(self.full.clone());
+        }
+        let slot = self.next;
+        self.next = self.next.saturating_add(1);
+        Ok(slot)
+    }
+}
+
 /// The places of services and backends in the kernel's maps. They stay the same as long as the
 /// service or backend is there, whatever the daemon goes through.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,18 +103,58 @@ impl Slots {
         BackendSlot::new(*service.backends.get(id.backend.as_str())?)
     }
 
-    /// Gives a service a place of `limit`, with a segment of the ring map.
+    /// Returns whether a service has all the places here that it has in `other`. It may have more:
+    /// those that were freed since.
+    pub fn include(&self, other: &Self, name: &Name) -> bool {
+        let (Some(here), Some(there)) = (
+            self.services.get(name.as_str()),
+            other.services.get(name.as_str()),
+        ) else {
+            return !other.services.contains_key(name.as_str());
+        };
+        let segment = |service: &ServiceSlots| (service.slot, service.base, service.rows);
+        let mut backends = there.backends.iter();
+        segment(here) == segment(there)
+            && backends.all(|(name, slot)| here.backends.get(name) == Some(slot))
+    }
+
+    /// Returns the places of services that nobody has, of `limit`.
+    pub fn unused_services(&self, limit: u32) -> Unused {
+        Unused {
+            used: self.services.values().map(|service| service.slot).collect(),
+            next: 0,
+            end: limit,
+            full: NoSlot {
+                field: "services",
+                limit,
+            },
+        }
+    }
+
+    /// Returns the places of backends that nobody has, of `limit`. There is no place 0.
+    pub fn unused_backends(&self, limit: u32) -> Unused {
+        let services = self.services.values();
+        Unused {
+            used: services
+                .flat_map(|service| service.backends.values().copied())
+                .collect(),
+            next: 1,
+            end: limit.saturating_add(1),
+            full: NoSlot {
+                field: "backends",
+                limit,
+            },
+        }
+    }
+
+    /// Gives a service an unused place, with a segment of the ring map.
     pub fn add_service(
         &mut self,
         name: &Name,
         segment: Segment,
-        limit: u32,
+        unused: &mut Unused,
     ) -> Result<u32, NoSlot> {
-        let used: BTreeSet<u32> = self.services.values().map(|service| service.slot).collect();
-        let slot = lowest(0..limit, &used).ok_or(NoSlot {
-            field: "services",
-            limit,
-        })?;
+        let slot = unused.take()?;
         self.services.insert(
             name.to_string(),
             ServiceSlots {
@@ -112,39 +175,20 @@ impl Slots {
         }
     }
 
-    /// Gives each of `backends` that has none a place of 1 to `limit`.
+    /// Gives each of `backends` that has none an unused place.
     pub fn add_backends<'a>(
         &mut self,
         service: &Name,
         backends: impl Iterator<Item = &'a Name>,
-        limit: u32,
+        unused: &mut Unused,
     ) -> Result<(), NoSlot> {
-        let Some(has) = self.services.get(service.as_str()) else {
-            return Ok(());
-        };
-        let new: Vec<&Name> = backends
-            .filter(|name| !has.backends.contains_key(name.as_str()))
-            .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let mut used: BTreeSet<u32> = self
-            .services
-            .values()
-            .flat_map(|service| service.backends.values().copied())
-            .collect();
-        let mut from = 1;
         let Some(service) = self.services.get_mut(service.as_str()) else {
             return Ok(());
         };
-        for name in new {
-            let slot = lowest(from..limit.saturating_add(1), &used).ok_or(NoSlot {
-                field: "backends",
-                limit,
-            })?;
-            from = slot;
-            used.insert(slot);
-            service.backends.insert(name.to_string(), slot);
+        for name in backends {
+            if !service.backends.contains_key(name.as_str()) {
+                service.backends.insert(name.to_string(), unused.take()?);
+            }
         }
         Ok(())
     }
@@ -192,8 +236,4 @@ impl Slots {
         }
         Ok(())
     }
-}
-
-fn lowest(mut range: std::ops::Range<u32>, used: &BTreeSet<u32>) -> Option<u32> {
-    range.find(|slot| !used.contains(slot))
 }

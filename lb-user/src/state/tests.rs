@@ -145,6 +145,56 @@ fn where_both_declare_a_vip_the_file_wins_and_the_change_is_kept() {
     assert_eq!(overrides.apply(&Desired::default()).0.services.len(), 1);
 }
 
+/// A service with a VIP on port 80, as an operator adds it.
+fn added(service: &str, address: &str) -> (ServiceSpec, crate::model::Service) {
+    let spec: ServiceSpec = serde_json::from_value(serde_json::json!({
+        "name": service, "address": address, "port": 80, "protocol": "tcp",
+    }))
+    .unwrap();
+    let service = spec.to_model().unwrap();
+    (spec, service)
+}
+
+#[test]
+fn a_removed_services_vip_can_be_given_to_another_one() {
+    for other in ["a", "z"] {
+        let mut overrides = Overrides::default();
+        overrides.remove_service(&file(), &name("web"));
+        let (spec, service) = added(other, "198.18.0.10");
+        overrides.add_service(&file(), &spec, &service);
+        let (desired, idle) = overrides.apply(&file());
+        assert_eq!(idle, [""; 0]);
+        let names: Vec<_> = desired.services.keys().map(Name::as_str).collect();
+        assert_eq!(names, [other]);
+    }
+}
+
+#[test]
+fn services_of_the_file_can_swap_their_vips() {
+    let two = FILE.to_owned()
+        + "[[service]]\nname = \"shop\"\naddress = \"198.18.0.11\"\nport = 80\nprotocol = \"tcp\"\n";
+    let file = Config::parse(&two, "weir.toml").unwrap().desired;
+    let mut overrides = Overrides::default();
+    for (service, address) in [("web", "198.18.0.11"), ("shop", "198.18.0.10")] {
+        let (spec, service) = added(service, address);
+        overrides.add_service(&file, &spec, &service);
+    }
+    let (desired, idle) = overrides.apply(&file);
+    assert_eq!(idle, [""; 0]);
+    let web = &desired.services[&name("web")];
+    assert_eq!(web.vip.address.to_string(), "198.18.0.11");
+
+    // One of the two can't be, so the file's own comes back where nobody took its place.
+    let taken = two.clone()
+        + "[[service]]\nname = \"late\"\naddress = \"198.18.0.12\"\nport = 80\nprotocol = \"tcp\"\n";
+    let file = Config::parse(&taken, "weir.toml").unwrap().desired;
+    let mut overrides = Overrides::default();
+    let (spec, service) = added("web", "198.18.0.12");
+    overrides.add_service(&file, &spec, &service);
+    let (desired, idle) = overrides.apply(&file);
+    assert_eq!((desired, idle.len()), (file, 1));
+}
+
 #[test]
 fn interfaces_are_attached_and_detached_over_the_file() {
     let file = file();
@@ -189,8 +239,9 @@ fn the_directory_keeps_everything_and_has_one_user() {
     directory.set_overrides(&overrides).unwrap();
     assert_eq!(directory.slots().unwrap(), None);
     let mut slots = Slots::default();
+    let mut unused = slots.unused_services(10);
     slots
-        .add_service(&name("web"), Segment { base: 0, len: 256 }, 10)
+        .add_service(&name("web"), Segment { base: 0, len: 256 }, &mut unused)
         .unwrap();
     directory.set_slots(&slots).unwrap();
     drop(directory);
@@ -231,9 +282,12 @@ fn a_damaged_file_is_named_and_left_alone() {
 fn places_are_kept_freed_and_limited() {
     let segment = Segment { base: 0, len: 256 };
     let mut slots = Slots::default();
-    assert_eq!(slots.add_service(&name("a"), segment, 2), Ok(0));
-    assert_eq!(slots.add_service(&name("b"), segment, 2), Ok(1));
-    let error = slots.add_service(&name("c"), segment, 2).unwrap_err();
+    let mut unused = slots.unused_services(2);
+    assert_eq!(slots.add_service(&name("a"), segment, &mut unused), Ok(0));
+    assert_eq!(slots.add_service(&name("b"), segment, &mut unused), Ok(1));
+    let error = slots
+        .add_service(&name("c"), segment, &mut unused)
+        .unwrap_err();
     assert!(
         error
             .to_string()
@@ -241,23 +295,26 @@ fn places_are_kept_freed_and_limited() {
         "{error}"
     );
     let backends = [name("x"), name("y")];
-    slots.add_backends(&name("a"), backends.iter(), 3).unwrap();
-    slots
-        .add_backends(&name("b"), backends[..1].iter(), 3)
-        .unwrap();
-    assert!(slots.add_backends(&name("b"), backends.iter(), 3).is_err());
+    let add = |slots: &mut Slots, service: &str, backends: &[Name]| {
+        let mut unused = slots.unused_backends(3);
+        slots.add_backends(&name(service), backends.iter(), &mut unused)
+    };
+    add(&mut slots, "a", &backends).unwrap();
+    add(&mut slots, "b", &backends[..1]).unwrap();
+    assert!(add(&mut slots, "b", &backends).is_err());
     let y = BackendId {
         service: name("a"),
         backend: name("y"),
     };
     let place = slots.backend(&y).unwrap();
     slots.remove_backend(&y);
-    slots.add_backends(&name("b"), backends.iter(), 3).unwrap();
+    add(&mut slots, "b", &backends).unwrap();
     let reused = BackendId {
         service: name("b"),
         ..y
     };
     assert_eq!(slots.backend(&reused), Some(place));
     slots.remove_service(&name("a"));
-    assert_eq!(slots.add_service(&name("c"), segment, 2), Ok(0));
+    let mut unused = slots.unused_services(2);
+    assert_eq!(slots.add_service(&name("c"), segment, &mut unused), Ok(0));
 }

@@ -1,4 +1,4 @@
-//! Moves that settle, deaths, removals and restarts.
+//! Moves that settle, deaths and removals.
 
 use super::*;
 
@@ -156,7 +156,14 @@ fn a_removed_backend_leaves_when_its_flows_have_ended() {
         world.engine.reachable().contains_key(&id("vm3")),
         "its way is still followed"
     );
+    let kept = world.head(3);
     world.engine.observe_hop(&id("vm3"), hop(9), world.now);
+    world.run();
+    world.pass(GRACE);
+    let found = world.engine.dataplane.backend(slot(3)).unwrap();
+    let head = world.head(3);
+    assert_eq!(found.templates[usize::from(head.side())].eth[5], 9);
+    assert!(head.alive() && head.generation() == kept.generation());
     world.pass(Duration::from_secs(200));
     assert!(!world.engine.states[&name("web")].contains_key(&name("vm3")));
     assert_eq!(world.engine.slots.backend(&id("vm3")), None);
@@ -167,6 +174,90 @@ fn a_removed_backend_leaves_when_its_flows_have_ended() {
         "the next one in its place knows no old flow"
     );
     assert_eq!(*world.stored.borrow(), world.engine.slots);
+}
+
+#[test]
+fn a_backend_given_up_and_declared_again_serves() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1]));
+    world.engine.give_up(&id("vm2"), world.now);
+    world.run();
+    assert_eq!(
+        (world.state("vm2"), world.head(2).alive()),
+        (BackendState::Dead, false)
+    );
+    world.declare(web(&[1, 1]));
+    assert_eq!(world.state("vm2"), BackendState::Up);
+    assert_eq!((world.owned(2), world.head(2).generation()), (256, 1));
+    // A change of something else is no new life.
+    world
+        .engine
+        .observe_health(&id("vm2"), HealthState::Dead, world.now);
+    world.declare(web(&[2, 1]));
+    assert_eq!(world.state("vm2"), BackendState::Dead);
+}
+
+#[test]
+fn who_is_gone_is_said_once() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1]));
+    assert!(!world.engine.take_freed());
+    world.pass(Duration::from_secs(200));
+    assert!(world.engine.take_freed() && !world.engine.take_freed());
+    assert!(!world.engine.reachable().contains_key(&id("vm2")));
+}
+
+#[test]
+fn a_freed_place_leads_nowhere_whoever_gets_it() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1]));
+    world.pass(Duration::from_secs(200));
+    let in_force = |world: &World| {
+        let backend = world.engine.dataplane.backend(slot(2)).unwrap();
+        backend.templates[usize::from(world.head(2).side())]
+    };
+    assert_eq!(in_force(&world), Template::UNREACHABLE);
+    // Another service gets the place, and can't reach its backend: it fails open.
+    let mut desired = web(&[1]);
+    let mut other = desired.services[&name("web")].clone();
+    other.name = name("other");
+    other.vip.address = "198.18.0.11".parse().unwrap();
+    desired.services.insert(name("other"), other);
+    world.declare(desired);
+    world.pass(FIRST_HOPS);
+    let other = world.engine.installed(&name("other")).unwrap();
+    assert_eq!(other.backends[&name("vm1")].slot, slot(2));
+    assert_eq!(other.ring.row(0), Some(Row::settled(slot(2))));
+    assert_eq!(in_force(&world), Template::UNREACHABLE);
+    assert!(!world.head(2).alive());
+}
+
+#[test]
+fn a_service_that_comes_back_waits_until_packets_have_left_its_places() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(Desired {
+        limits: LIMITS,
+        ..Desired::default()
+    });
+    let before = world.engine.dataplane.backend(slot(2)).unwrap();
+    world.declare(web(&[1]));
+    world.reach(1);
+    assert_eq!(world.engine.dataplane.backend(slot(2)).unwrap(), before);
+    assert!(world.engine.dataplane.services().unwrap().is_empty());
+    world.pass(GRACE);
+    assert_eq!(world.engine.dataplane.services().unwrap().len(), 1);
+    assert_eq!(
+        (world.head(2).alive(), world.head(2).generation()),
+        (false, 1)
+    );
 }
 
 #[test]
@@ -200,67 +291,8 @@ fn a_service_that_comes_back_at_once_knows_its_flows() {
     world.declare(web(&[1]));
     world.reach(1);
     world.pass(Duration::from_secs(10));
+    assert_eq!(world.engine.dataplane.services().unwrap().len(), 1);
     assert_eq!(world.engine.dataplane.flows.len(), 1);
     assert_eq!(world.engine.slots.backend(&id("vm2")), None);
     assert_eq!(world.head(2).generation(), 1);
-}
-
-#[test]
-fn a_restart_changes_nothing_and_goes_on() {
-    let mut world = World::new();
-    world.declare(web(&[1, 1]));
-    world.reach(2);
-    world.declare(web(&[1, 0]));
-    let stores = world.engine.dataplane.row_stores;
-    let (rows, head) = (world.rows(), world.head(2));
-    let mut world = world.restart();
-    world.audit();
-    world.declare(web(&[1, 0]));
-    world.reach(2);
-    assert_eq!((world.rows(), world.head(2)), (rows, head));
-    assert_eq!(world.engine.dataplane.row_stores, stores);
-    world.pass(Duration::from_secs(120));
-    assert_eq!(
-        world.engine.installed(&name("web")).unwrap().ring.lookups(),
-        0
-    );
-}
-
-#[test]
-fn a_restart_does_not_revive_the_dead() {
-    let mut world = World::new();
-    world.declare(web(&[1, 1]));
-    world.reach(2);
-    world
-        .engine
-        .observe_health(&id("vm2"), HealthState::Dead, world.now);
-    world.run();
-    let (rows, head) = (world.rows(), world.head(2));
-    let mut world = world.restart();
-    world.declare(web(&[1, 1]));
-    world.reach(2);
-    assert_eq!(
-        (world.state("vm2"), world.rows(), world.head(2)),
-        (BackendState::Dead, rows, head)
-    );
-    world
-        .engine
-        .observe_health(&id("vm2"), HealthState::Up, world.now);
-    world.run();
-    assert_eq!(world.owned(2), 256);
-}
-
-#[test]
-fn what_the_file_lost_while_the_daemon_was_away_is_taken_down() {
-    let mut world = World::new();
-    world.declare(web(&[1, 1]));
-    world.reach(2);
-    let mut world = world.restart();
-    world.declare(Desired {
-        limits: LIMITS,
-        ..Desired::default()
-    });
-    assert!(world.engine.dataplane.services().unwrap().is_empty());
-    world.pass(Duration::from_secs(40));
-    assert_eq!(world.engine.slots, Slots::default());
 }

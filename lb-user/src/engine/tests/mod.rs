@@ -1,10 +1,14 @@
+mod failures;
 mod lives;
+mod restarts;
 mod serving;
+mod sweeps;
+mod vips;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use lb_common::backend::Head;
+use lb_common::backend::{Head, Template};
 use lb_common::flow::{FlowEntry, FlowKey4, Table};
 use lb_common::row::Row;
 
@@ -27,6 +31,8 @@ const LIMITS: Limits = Limits {
 struct World {
     engine: Engine<Memory>,
     stored: Rc<RefCell<Slots>>,
+    /// Whether nothing can be stored.
+    full: Rc<Cell<bool>>,
     now: Instant,
 }
 
@@ -76,9 +82,16 @@ impl World {
 
     fn on(memory: Memory, slots: Slots, now: Instant) -> Self {
         let stored = Rc::new(RefCell::new(slots.clone()));
+        let full = Rc::new(Cell::new(false));
         let store = {
-            let stored = stored.clone();
+            let (stored, full) = (stored.clone(), full.clone());
             Box::new(move |slots: &Slots| {
+                if full.get() {
+                    return Err(StateError::File {
+                        path: "slots.json".into(),
+                        source: std::io::ErrorKind::StorageFull.into(),
+                    });
+                }
                 *stored.borrow_mut() = slots.clone();
                 Ok(())
             })
@@ -86,6 +99,7 @@ impl World {
         Self {
             engine: Engine::new(memory, slots, LIMITS, store, now).unwrap(),
             stored,
+            full,
             now,
         }
     }
@@ -178,6 +192,9 @@ impl World {
             last: self.engine.dataplane.clock.now.0 as u32,
             hash: row,
             service: 0,
+            opened: 0,
+            recent: 0,
+            _pad: 0,
         };
         let key = (Table::Confirmed, FlowKey::V4(key));
         self.engine.dataplane.flows.insert(key, entry);

@@ -183,7 +183,7 @@ fn an_audit_finds_every_kind_of_tampering() {
     );
     assert!(differences(&|m| m.set_vip_filter(4, 1).unwrap()).contains("VIP filter entry 4"));
     let side = world.head(2).side();
-    let template = lb_common::backend::Template::UNREACHABLE;
+    let template = Template::UNREACHABLE;
     assert!(
         differences(&|m| m.set_template(slot(2), side, &template).unwrap()).contains("template")
     );

@@ -1,0 +1,103 @@
+//! Sweeps that fail, and what happens while one is under way.
+
+use super::*;
+
+/// A service of two backends whose second one is losing its rows, with a flow in such a row.
+fn moving() -> (World, (Table, FlowKey)) {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1, 0]));
+    let mut rows = (0..).zip(world.rows());
+    let row = rows.find(|(_, row)| row.lookup()).unwrap().0;
+    let key = world.track(2, row);
+    (world, key)
+}
+
+#[test]
+fn after_a_failure_another_sweep_begins_soon() {
+    let (mut world, _) = moving();
+    world.engine.dataplane.broken_flows = true;
+    let due = world.engine.next_deadline().unwrap();
+    world.tick(due - world.now);
+    assert!(world.engine.sweep(world.now).is_err());
+    let next = world.engine.next_deadline().unwrap();
+    assert!(next > world.now && next <= world.now + Duration::from_secs(1));
+    world.engine.dataplane.broken_flows = false;
+    world.pass(Duration::from_secs(200));
+    assert!(world.engine.dataplane.flows.is_empty());
+    assert!(world.rows().iter().all(|row| *row == Row::settled(slot(1))));
+}
+
+#[test]
+fn flows_of_a_service_that_came_during_a_sweep_stay() {
+    let (mut world, key) = moving();
+    world.engine.dataplane.more = true;
+    let due = world.engine.next_deadline().unwrap();
+    world.tick(due - world.now);
+    world.run();
+    let mut desired = world.engine.desired().clone();
+    let mut other = desired.services[&name("web")].clone();
+    other.name = name("other");
+    other.vip.address = "198.18.0.11".parse().unwrap();
+    desired.services.insert(name("other"), other);
+    world.declare(desired);
+    for backend in ["vm1", "vm2"] {
+        let id = BackendId {
+            service: name("other"),
+            backend: name(backend),
+        };
+        world.engine.observe_hop(&id, hop(9), world.now);
+    }
+    world.run();
+    let place = world.engine.installed(&name("other")).unwrap();
+    let mut entry = world.engine.dataplane.flows[&key];
+    entry.service = place.slot;
+    entry.backend = place.backends[&name("vm1")].slot.get();
+    entry.generation = 0;
+    let (table, FlowKey::V4(mut new)) = key else {
+        unreachable!()
+    };
+    new.dst = [198, 18, 0, 11];
+    let new = (table, FlowKey::V4(new));
+    world.engine.dataplane.flows.insert(new, entry);
+    world.run();
+    world.engine.dataplane.more = false;
+    world.run();
+    assert!(world.engine.dataplane.flows.contains_key(&new));
+    assert!(world.engine.dataplane.flows.contains_key(&key));
+}
+
+#[test]
+fn an_entry_that_a_packet_used_since_it_was_judged_stays() {
+    let (mut world, key) = moving();
+    world.tick(Duration::from_secs(70));
+    let mut fresh = world.engine.dataplane.flows[&key];
+    fresh.last = world.engine.dataplane.clock.now.0 as u32;
+    world.engine.dataplane.arrivals.insert(key, fresh);
+    world.run();
+    assert!(world.engine.dataplane.flows.contains_key(&key));
+    let status = world.engine.status().unwrap();
+    assert_eq!(status[0].backends[&name("vm2")].flows, 1);
+    // Nothing more comes.
+    world.engine.dataplane.arrivals.clear();
+    world.pass(Duration::from_secs(30));
+    assert!(world.engine.dataplane.flows.is_empty());
+}
+
+#[test]
+fn flows_of_a_service_that_waits_to_be_taken_down_stay() {
+    let (mut world, key) = moving();
+    let mut desired = web(&[1]);
+    let mut other = desired.services.remove(&name("web")).unwrap();
+    other.name = name("other");
+    desired.services.insert(name("other"), other);
+    // The VIP goes to a service whose next hops are not known yet.
+    world.declare(desired);
+    let due = world.engine.sweep.next().unwrap();
+    world.engine.sweep.wanted(world.now, Duration::ZERO);
+    world.run();
+    assert!(due > world.now && world.engine.dataplane.flows.contains_key(&key));
+    world.pass(Duration::from_secs(10));
+    assert!(world.engine.dataplane.flows.is_empty());
+}

@@ -1,0 +1,115 @@
+//! Which service has which VIP. A VIP that goes from one service to another has one all the time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use lb_common::service::{VIP_ANY_PORT, VIP_EXACT, vip_filter_index};
+
+use super::{Engine, EngineError};
+use crate::dataplane::{Dataplane, MapError};
+use crate::model::{Name, ServicePort, Vip};
+
+impl<D: Dataplane> Engine<D> {
+    /// Returns the VIP of an installed service that is declared for another one.
+    pub(super) fn handed_over(&self, name: &Name) -> Option<(Vip, &Name)> {
+        let vip = self.installed.get(name)?.vip;
+        let next = self.vips.get(&vip).filter(|next| *next != name)?;
+        Some((vip, next))
+    }
+
+    /// Returns whether a service has to stay as it is, because its VIP goes to one that still
+    /// waits for next hops: until then nobody else would serve the VIP.
+    pub(super) fn held_up(&self, name: &Name) -> bool {
+        let mut holder = name;
+        let mut seen = BTreeSet::new();
+        while !self.waiting.is_empty() && seen.insert(holder) {
+            match self.handed_over(holder) {
+                Some((_, next)) if self.waiting.contains_key(next) => return true,
+                // It may be held up itself.
+                Some((_, next)) => holder = next,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// Lets packets for a VIP pass that a service had, at once if nobody else is declared for it.
+    pub(super) fn vacate(&mut self, vip: Vip) -> Result<(), MapError> {
+        if self.vips.contains_key(&vip) {
+            self.vacated.insert(vip);
+            return Ok(());
+        }
+        let removed = self.dataplane.remove_service(&vip);
+        if removed.is_err() {
+            self.vacated.insert(vip);
+        }
+        removed
+    }
+
+    /// Takes out the VIPs that services had, unless others have them by now.
+    pub(super) fn remove_vacated(&mut self) -> Result<(), EngineError> {
+        if self.vacated.is_empty() {
+            return Ok(());
+        }
+        let waiting = self.waiting.keys();
+        let coming = waiting.filter_map(|name| self.desired.services.get(name));
+        let coming: BTreeSet<Vip> = coming.map(|service| service.vip).collect();
+        let served: BTreeSet<Vip> = self.installed.values().map(|s| s.vip).collect();
+        let mut result = Ok(());
+        self.vacated.retain(|vip| {
+            if served.contains(vip) {
+                return false;
+            }
+            if coming.contains(vip) {
+                return true;
+            }
+            let removed = self.dataplane.remove_service(vip);
+            let failed = removed.is_err();
+            if failed {
+                result = removed.map_err(EngineError::from);
+            }
+            failed
+        });
+        result
+    }
+
+    /// The filter knows which addresses have services; it must never lack one that has.
+    pub(super) fn update_filter(&mut self) -> Result<(), MapError> {
+        let mut wanted: BTreeMap<u32, u8> = BTreeMap::new();
+        let vips = self.installed.values().map(|service| &service.vip);
+        for vip in vips.chain(&self.vacated) {
+            let (index, kind) = filter_entry(vip);
+            *wanted.entry(index).or_default() |= kind;
+        }
+        for (index, kinds) in &wanted {
+            if self.filter.get(index) != Some(kinds) {
+                self.dataplane.set_vip_filter(*index, *kinds)?;
+            }
+        }
+        for index in self
+            .filter
+            .keys()
+            .filter(|index| !wanted.contains_key(*index))
+        {
+            self.dataplane.set_vip_filter(*index, 0)?;
+        }
+        self.filter = wanted;
+        Ok(())
+    }
+}
+
+/// Returns the filter entry of a VIP, and the bit to set in it.
+pub(super) fn filter_entry(vip: &Vip) -> (u32, u8) {
+    let last = match vip.address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            [a, b, c, d]
+        }
+    };
+    let kind = match vip.port {
+        ServicePort::Any => VIP_ANY_PORT,
+        ServicePort::Exact(_) => VIP_EXACT,
+    };
+    (vip_filter_index(u32::from_ne_bytes(last)), kind)
+}
