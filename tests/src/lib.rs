@@ -12,6 +12,7 @@ pub mod names;
 pub mod netns;
 pub mod pass;
 pub mod program;
+pub mod rows;
 pub mod server;
 pub mod vm;
 pub mod wait;
