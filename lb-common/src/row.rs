@@ -173,6 +173,8 @@ pub const fn choose(
         (_, HalfOpen::Other, true) => Choice::HalfOpen,
         (Established::Closed | Established::Leaving, _, true) if owner_has_it => Choice::Reuse,
         (Established::Closed | Established::Leaving, _, true) => Choice::Open,
+        // A stale half-open entry may be confirmed: the new flow's takes its place.
+        (Established::None | Established::Dead, HalfOpen::Stale, true) => Choice::Open,
         (Established::None | Established::Dead, _, true) if moved => Choice::Open,
         (Established::None | Established::Dead, _, false) if moved && untracked_alive => {
             Choice::Keep
@@ -252,6 +254,7 @@ mod tests {
             (moved, Leaving, HalfOpen::None, true, Reuse),
             (same, None, HalfOpen::None, false, Owner),
             (same, None, Same, false, Choice::HalfOpen),
+            (same, None, Stale, false, Open),
             (same, Dead, HalfOpen::None, false, OwnerForget),
             (same, Closed, HalfOpen::None, false, Open),
             (same, Live, HalfOpen::None, false, Entry),

@@ -55,7 +55,7 @@ impl Model {
     fn room(&self, table: Table) -> bool {
         let count = match table {
             Table::HalfOpen => self.half_open.len(),
-            table => self
+            Table::Confirmed | Table::Kept => self
                 .established
                 .values()
                 .filter(|(of, _)| *of == table)
@@ -109,6 +109,7 @@ impl Model {
             }
         }
         // Another opening packet was there before.
+        let mut stale = false;
         if let Some(half) = self.half_open.get(&key).copied().filter(|h| self.lives(h)) {
             let again = half.numbers.contains(&sequence);
             let answered = half.confirmed || self.heads[&half.backend].accepts();
@@ -119,6 +120,7 @@ impl Model {
                 }
                 return half.backend;
             }
+            stale = true;
         }
         if let Some(entry) = live
             && entry.backend == owner
@@ -129,7 +131,7 @@ impl Model {
             return owner;
         }
         // Where all flows without an entry are the owner's, a new one needs none.
-        if live.is_none() && owner == untracked {
+        if live.is_none() && owner == untracked && !stale {
             self.established.remove(&key);
             return owner;
         }

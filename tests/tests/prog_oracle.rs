@@ -15,13 +15,17 @@ use lb_user::ring::{Change, Member, Ring};
 const BACKENDS: u32 = 5;
 const ROWS: u32 = 16;
 /// Sizes of the tables of half-open, confirmed and kept flows: when much moves, opening packets and
-/// old flows find no room.
+/// old flows find no room. That of confirmed flows is never full: a closed flow that had to stay among
+/// the half-open ones can hide another one in the same way, once in some million packets.
 const TABLES: [u32; 3] = [12, 400, 25];
 const PORTS: u16 = 120;
 const IDLE: Duration = Duration::from_secs(60);
-/// How long entries stay of which only the opening packet was seen. Those of closed flows stay as
-/// long as others: a new flow with the same tuple that opened while its row asked no table has no
-/// other entry, and its row may settle on the strength of that.
+/// How long entries of closed flows stay: as long as others. The daemon forgets them sooner, and with
+/// a few seconds here this world finds flows that come to another VM: a flow with the tuple of a
+/// closed one, opened while its row asked no table, has no entry but that one, and its row settles as
+/// if it had one of its own.
+const CLOSED: Duration = IDLE;
+/// How long entries stay of which only the opening packet was seen.
 const HALF_OPEN: Duration = Duration::from_secs(12);
 
 /// A flow, as its client and its VM know it.
@@ -46,6 +50,7 @@ struct Vm {
 #[derive(Debug, Default)]
 struct Seen {
     packets: u32,
+    flows: u32,
     moved_rows: usize,
     deaths: u32,
     refused: u64,
@@ -118,8 +123,10 @@ impl World {
             now - flow.last < limit && self.lives(flow.vm)
         });
         let Some(flow) = known else {
-            // Flows with one tuple begin far from each other; strays have the other half.
-            let opened = (self.seen.packets % (1 << 11)) << 20;
+            // Flows with one tuple begin far from each other, no two at the same number, and none at
+            // zero; strays have the other half.
+            self.seen.flows += 1;
+            let opened = self.seen.flows.wrapping_mul(0x00c1_0001) & 0x7fff_ffff;
             let (l4, sequence) = if udp { (L4::Udp, 0) } else { (L4::Syn, opened) };
             let vm = self.send(l4, port, sequence);
             if !self.vms[&vm].alive {
@@ -174,8 +181,14 @@ impl World {
         if opening || port.is_multiple_of(4) {
             return;
         }
-        let l4 = [L4::Syn, L4::Syn, L4::Fin, L4::Rst][self.below(4) as usize];
-        let sequence = (1 << 31) + (1 << 25) + self.below(1 << 30) as u32;
+        // Who forges an opening packet and one that follows it can't be told from a client: opening
+        // packets and others have numbers far from each other, and from those of flows.
+        let (l4, from) = match self.below(4) {
+            0 | 1 => (L4::Syn, 0x8200_0000),
+            2 => (L4::Fin, 0xc200_0000),
+            _ => (L4::Rst, 0xc200_0000),
+        };
+        let sequence = from + self.below(1 << 29) as u32;
         self.send(l4, port, sequence);
     }
 
@@ -226,8 +239,14 @@ impl World {
             .expect("the flow tables");
         let mut others = BTreeSet::new();
         for (table, key, entry) in entries {
-            let opening = table == Table::HalfOpen && entry.flags & FlowEntry::CONFIRMED == 0;
-            let limit = if opening { HALF_OPEN } else { IDLE };
+            let closed = entry.flags & FlowEntry::CLOSED != 0;
+            let limit = if closed {
+                CLOSED
+            } else if table == Table::HalfOpen && entry.flags & FlowEntry::CONFIRMED == 0 {
+                HALF_OPEN
+            } else {
+                IDLE
+            };
             let lives = self.lives((entry.backend, entry.generation));
             if !lives || self.now - self.touched[&key] > limit {
                 let kernel = &mut self.rows.program.kernel;

@@ -119,8 +119,10 @@ impl<D: Dataplane> Engine<D> {
                 self.again.insert(name.clone(), free);
                 return Ok(());
             }
-            self.forget_leftovers(name)?;
-            self.retired.remove(name);
+            if self.retired.contains_key(name) {
+                self.forget_leftovers(name)?;
+                self.retired.remove(name);
+            }
         }
         self.save_slots_of(name)?;
         let Some((slot, segment)) = self.slots.service(name) else {
@@ -188,14 +190,16 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
-    /// Frees the places that a service's backends had when it was removed, if it comes back
-    /// without them before a sweep did it. A new generation makes their flow entries worthless.
+    /// Makes the flow entries worthless that a service left when it was removed, if it comes back
+    /// before a sweep deleted them, by a new generation of its backends: its new ring begins
+    /// settled, which says that no flow is tracked (I3). Frees the places of those that it comes
+    /// back without.
     fn forget_leftovers(&mut self, name: &Name) -> Result<(), EngineError> {
         let had: Vec<_> = self.slots.backends(name).collect();
         for (backend, slot) in had {
+            self.clear(slot)?;
             let declared = self.desired.services.get(name);
             if declared.is_none_or(|service| !service.backends.contains_key(&backend)) {
-                self.clear(slot)?;
                 self.slots.remove_backend(&BackendId {
                     service: name.clone(),
                     backend,

@@ -20,6 +20,10 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// A flow that sent nothing after its opening packets is forgotten this long after the last of
 /// them: by then the client has given up (RFC 9293 §3.8.3 asks for three minutes at least).
 const HALF_OPEN: Duration = Duration::from_secs(180);
+/// A flow whose end was seen is forgotten this long after its last packet: twice as long as Linux
+/// waits for the end of its peer (`tcp_fin_timeout`). Entries would else fill the tables with flows
+/// that are over, and a drain under load would not end.
+const CLOSED: Duration = Duration::from_secs(120);
 /// Pause between sweeps at the most, and at the least.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// A sweep is followed by a pause of this many times its length.
@@ -345,7 +349,12 @@ impl<D: Dataplane> Engine<D> {
 /// Returns whether an entry's flow has ended, or lost its backend.
 fn is_over(entry: &FlowEntry, table: Table, backend: Head, clock: &Clock, idle: Duration) -> bool {
     let lives = backend.alive() && backend.generation() == entry.generation;
-    let opening = table == Table::HalfOpen && entry.flags & FlowEntry::CONFIRMED == 0;
-    let limit = if opening { idle.min(HALF_OPEN) } else { idle };
+    let limit = if entry.flags & FlowEntry::CLOSED != 0 {
+        idle.min(CLOSED)
+    } else if table == Table::HalfOpen && entry.flags & FlowEntry::CONFIRMED == 0 {
+        idle.min(HALF_OPEN)
+    } else {
+        idle
+    };
     !lives || clock.age_of(entry.last) > limit + REFRESH
 }

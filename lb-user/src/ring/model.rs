@@ -244,7 +244,7 @@ impl World {
     fn room(&self, table: Table) -> bool {
         match table {
             Table::HalfOpen => self.half_open.len() < CAPACITY,
-            _ => {
+            Table::Confirmed | Table::Kept => {
                 let of_table = self.established.values().filter(|t| t.table == table);
                 of_table.count() < CAPACITY
             }

@@ -101,3 +101,23 @@ fn flows_of_a_service_that_waits_to_be_taken_down_stay() {
     world.pass(Duration::from_secs(10));
     assert!(world.engine.dataplane.flows.is_empty());
 }
+
+#[test]
+fn the_entry_of_a_flow_whose_end_was_seen_goes_long_before_the_idle_timeout() {
+    let hour = Duration::from_secs(3600);
+    for (flags, gone) in [(0, false), (FlowEntry::CLOSED, true)] {
+        let mut desired = web(&[1, 1]);
+        desired.services.get_mut(&name("web")).unwrap().idle_timeout = hour;
+        let mut world = World::new();
+        world.declare(desired.clone());
+        world.reach(2);
+        let key = world.track(1, 3);
+        world.engine.dataplane.flows.get_mut(&key).unwrap().flags = flags;
+        for service in desired.services.values_mut() {
+            service.backends.get_mut(&name("vm2")).unwrap().draining = true;
+        }
+        world.declare(desired);
+        world.pass(Duration::from_secs(180));
+        assert_eq!(world.engine.dataplane.flows.is_empty(), gone, "{flags}");
+    }
+}
