@@ -17,8 +17,4 @@ pub struct Setup {
     pub next: u32,
     /// 1 for an IPv6 frame: its source address and ports lie elsewhere.
     pub ipv6: u32,
-    /// By how many bytes the stub grows the frame's head.
-    pub grow: i32,
-    /// What the stub answers.
-    pub verdict: u32,
 }

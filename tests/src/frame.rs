@@ -22,9 +22,11 @@ pub struct Packet {
     pub tos: u8,
     /// IPv4: identification and "don't fragment".
     pub id_df: (u16, bool),
-    /// IPv4 options, or the body of an IPv6 hop-by-hop options header; a multiple of 4 bytes,
-    /// for IPv6 6 more than a multiple of 8. Empty for none.
+    /// IPv4 options: a multiple of 4 bytes.
     pub options: Vec<u8>,
+    /// IPv6 extension headers: their numbers, and their bodies behind the first two bytes, each 6
+    /// more than a multiple of 8.
+    pub extensions: Vec<(u8, Vec<u8>)>,
     /// The payload.
     pub payload: Vec<u8>,
 }
@@ -51,16 +53,24 @@ pub enum L4 {
     Rst,
     /// UDP.
     Udp,
+    /// UDP without a checksum.
+    BareUdp,
 }
 
 impl L4 {
+    /// Returns whether it is UDP.
+    #[must_use]
+    pub fn is_udp(self) -> bool {
+        matches!(self, Self::Udp | Self::BareUdp)
+    }
+
     /// Returns the sequence number of a flow's first packet of this kind: a SYN takes one.
     #[must_use]
     pub const fn sequence(self) -> u32 {
         match self {
             Self::Syn => 1000,
             Self::Ack | Self::Fin | Self::Rst => 1001,
-            Self::Udp => 0,
+            Self::Udp | Self::BareUdp => 0,
         }
     }
 }
@@ -78,6 +88,7 @@ impl Packet {
             tos: 0,
             id_df: (7, true),
             options: Vec::new(),
+            extensions: Vec::new(),
             payload: vec![0xab; 10],
         }
     }
@@ -106,7 +117,7 @@ impl Packet {
     }
 
     fn protocol(&self) -> IpNumber {
-        if self.l4 == L4::Udp {
+        if self.l4.is_udp() {
             IpNumber::UDP
         } else {
             IpNumber::TCP
@@ -146,17 +157,15 @@ impl Packet {
                     .expect("a checksum")
             },
         );
-        let mut body = Vec::new();
-        if !self.options.is_empty() {
-            body.extend([self.protocol().0, (self.options.len() / 8) as u8]);
-            body.extend(&self.options);
+        assert!(self.options.is_empty(), "IPv6 has extensions instead");
+        // From the last header to the first, each with the number of what follows it.
+        let (mut next_header, mut body) = (self.protocol(), l4);
+        for (number, extension) in self.extensions.iter().rev() {
+            let mut header = vec![next_header.0, (extension.len() / 8) as u8];
+            header.extend(extension);
+            header.append(&mut body);
+            (next_header, body) = (IpNumber(*number), header);
         }
-        body.extend(l4);
-        let next_header = if self.options.is_empty() {
-            self.protocol()
-        } else {
-            IpNumber::IPV6_HEADER_HOP_BY_HOP
-        };
         let header = Ipv6Header {
             traffic_class: self.tos,
             flow_label: 0x12345.try_into().expect("a label"),
@@ -176,14 +185,16 @@ impl Packet {
     ) -> Vec<u8> {
         let (from, to) = self.ports;
         let mut bytes = Vec::new();
-        if self.l4 == L4::Udp {
+        if self.l4.is_udp() {
             let mut udp = UdpHeader {
                 source_port: from,
                 destination_port: to,
                 length: 8 + self.payload.len() as u16,
                 checksum: 0,
             };
-            udp.checksum = udp_checksum(&udp);
+            if self.l4 == L4::Udp {
+                udp.checksum = udp_checksum(&udp);
+            }
             bytes.extend(udp.to_bytes());
         } else {
             let mut tcp = TcpHeader::new(from, to, self.sequence, 4096);
@@ -248,6 +259,24 @@ pub struct Entropy {
     pub label: u32,
     /// UDP source port.
     pub port: u16,
+}
+
+impl Entropy {
+    /// Reads it from a frame that was sent through a tunnel of this kind, after a VLAN tag or not.
+    #[must_use]
+    pub fn of(frame: &[u8], vlan: bool, outer_v4: bool, gue: bool) -> Self {
+        let l3 = if vlan { 18 } else { 14 };
+        let l4 = l3 + if outer_v4 { 20 } else { 40 };
+        let word = |at: usize| {
+            frame[at..at + 4]
+                .iter()
+                .fold(0, |w, b| w << 8 | u32::from(*b))
+        };
+        Self {
+            label: if outer_v4 { 0 } else { word(l3) & 0xf_ffff },
+            port: if gue { (word(l4) >> 16) as u16 } else { 0 },
+        }
+    }
 }
 
 /// Wraps an IP packet as its backend expects it: IPIP, or GUE variant 1 to `gue_port`.

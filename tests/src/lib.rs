@@ -5,11 +5,14 @@
     reason = "a harness that can't do its work ends the test"
 )]
 
+pub mod driver;
 pub mod frame;
 pub mod lan;
+pub mod names;
 pub mod netns;
 pub mod pass;
 pub mod program;
+pub mod rows;
 pub mod server;
 pub mod vm;
 pub mod wait;

@@ -1,29 +1,23 @@
-//! Network namespaces that are gone when the test is.
+//! Network namespaces and pin directories that are gone when the test is.
 
-use std::fs::File;
-use std::io;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use lb_user::dataplane::Pins;
 use nix::sched::{CloneFlags, setns};
 
-/// What our namespaces' and pin directories' names begin with; the process follows.
-const PREFIX: &str = "weirtest-";
+use crate::names;
+
+/// Where `ip` keeps the files that stand for namespaces.
+const NAMESPACES: &str = "/run/netns";
 const PINS: &str = "/sys/fs/bpf";
 
 /// A network namespace.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
-}
-
-/// Returns a name that nobody else has: of this process and counted up.
-pub fn unique(tag: &str) -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{PREFIX}{}-{next}-{tag}", std::process::id())
 }
 
 impl Netns {
@@ -33,9 +27,8 @@ impl Netns {
             nix::unistd::geteuid().is_root(),
             "this test makes network namespaces and needs root: run it by `sudo -E cargo xtask test`"
         );
-        static REAP: Once = Once::new();
-        REAP.call_once(reap);
-        let name = unique(tag);
+        reap();
+        let name = names::unique(tag);
         must(Command::new("ip").args(["netns", "add", &name]));
         let namespace = Self { name };
         namespace.ip("link set lo up");
@@ -44,7 +37,7 @@ impl Netns {
 
     /// Returns the file that stands for it.
     pub fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+        Path::new(NAMESPACES).join(&self.name)
     }
 
     /// Returns a command that runs in it. Unlike `ip netns exec` it leaves `/sys` alone, so pins
@@ -108,32 +101,47 @@ pub fn must(command: &mut Command) -> Output {
     output
 }
 
-/// Removes what tests left behind that were killed.
+/// Removes what tests left behind that were killed. Once is enough for a process.
 fn reap() {
-    let dead = |name: &str| {
-        let pid = name.strip_prefix(PREFIX)?.split('-').next()?;
-        (!PathBuf::from("/proc").join(pid).exists()).then(|| name.to_owned())
-    };
-    let names = |directory: &str| -> io::Result<Vec<String>> {
-        let entries = std::fs::read_dir(directory)?.flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        Ok(names.filter_map(|name| dead(&name)).collect())
-    };
-    for name in names("/run/netns").unwrap_or_default() {
-        let pids = Command::new("ip").args(["netns", "pids", &name]).output();
-        let pids = pids.map(|output| output.stdout).unwrap_or_default();
-        for pid in String::from_utf8_lossy(&pids).split_whitespace() {
-            let _ = Command::new("kill").args(["-KILL", pid]).output();
+    static REAP: Once = Once::new();
+    REAP.call_once(|| {
+        for name in left_behind(NAMESPACES) {
+            let pids = Command::new("ip").args(["netns", "pids", &name]).output();
+            let pids = pids.map(|output| output.stdout).unwrap_or_default();
+            for pid in String::from_utf8_lossy(&pids).split_whitespace() {
+                let _ = Command::new("kill").args(["-KILL", pid]).output();
+            }
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
         }
-        let _ = Command::new("ip").args(["netns", "del", &name]).output();
+        for name in left_behind(PINS) {
+            remove_pins(&Path::new(PINS).join(name));
+        }
+    });
+}
+
+fn left_behind(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| names::is_left_behind(name)).collect()
+}
+
+/// Removes a directory that [`pins`] returned, with all that is pinned in it or in directories
+/// below it (`weir decap` has one for each interface). As with all cleaning, what can't be removed
+/// stays.
+pub fn remove_pins(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_directory && entry.file_name() != "links" {
+            remove_pins(&entry.path());
+        }
     }
-    for name in names(PINS).unwrap_or_default() {
-        let _ = lb_user::dataplane::Pins::new(PathBuf::from(PINS).join(name)).remove_all();
-    }
+    let _ = Pins::new(directory).remove_all();
 }
 
 /// Returns a directory of the BPF file system that nobody else has. What it will hold is removed
-/// by [`reap`] if the test is killed.
+/// by the next run of any test or benchmark if this one is killed.
 pub fn pins(tag: &str) -> PathBuf {
-    PathBuf::from(PINS).join(unique(tag))
+    reap();
+    Path::new(PINS).join(names::unique(tag))
 }

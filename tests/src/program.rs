@@ -112,6 +112,13 @@ impl Program {
     /// Loads the program; each of its flow tables has room for `flows` entries.
     #[must_use]
     pub fn new(flows: u32) -> Self {
+        Self::with_tables([flows; 3])
+    }
+
+    /// Loads the program; its tables of half-open, confirmed and kept flows have room for so many
+    /// entries.
+    #[must_use]
+    pub fn with_tables([half_open_flows, confirmed_flows, kept_flows]: [u32; 3]) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
             "this test loads BPF programs and needs root: run it by `sudo -E cargo xtask test`"
@@ -123,9 +130,9 @@ impl Program {
                 services: SERVICES,
                 backends: BACKENDS,
                 rows: 256,
-                half_open_flows: flows,
-                confirmed_flows: flows,
-                kept_flows: flows,
+                half_open_flows,
+                confirmed_flows,
+                kept_flows,
             },
             hash_key: HashKey(std::array::from_fn(|at| 0x9e37_79b9_7f4a_7c15 ^ at as u64)),
         };

@@ -73,7 +73,8 @@ impl<'a> Weir<'a> {
         )
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Returns the path of its API's socket.
+    pub fn socket(&self) -> PathBuf {
         self.directory.path().join("api.sock")
     }
 
@@ -107,14 +108,15 @@ impl<'a> Weir<'a> {
         let mut command = self.command();
         command.args(["run", "--config"]).arg(self.config());
         command.stderr(log.try_clone().expect("a log")).stdout(log);
-        let mut child = command.spawn().expect("starting the daemon");
+        // Ours before we wait: if it never answers, `drop` ends it.
+        self.daemon = Some(command.spawn().expect("starting the daemon"));
         wait::until("the daemon to answer", || {
-            if let Some(status) = child.try_wait().expect("the daemon") {
+            let daemon = self.daemon.as_mut().expect("it was started");
+            if let Some(status) = daemon.try_wait().expect("the daemon") {
                 panic!("the daemon ended ({status}): {}", self.log());
             }
             self.try_cli("status").status.success().then_some(())
         });
-        self.daemon = Some(child);
     }
 
     fn log_path(&self) -> PathBuf {
@@ -215,8 +217,10 @@ impl<'a> Weir<'a> {
 
 impl Drop for Weir<'_> {
     fn drop(&mut self) {
-        if self.daemon.is_some() {
-            self.end(nix::sys::signal::Signal::SIGKILL);
+        if let Some(mut daemon) = self.daemon.take() {
+            // It may have ended by itself, and a panic here would hide the one that led here.
+            let _ = daemon.kill();
+            let _ = daemon.wait();
         }
         if std::thread::panicking() {
             #[expect(clippy::print_stderr, reason = "why the test failed")]

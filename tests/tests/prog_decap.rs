@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use lb_common::decap::Outcome;
 use lb_tests::frame::{Address, Entropy, L4, Packet, ethernet, wrap};
-use lb_tests::netns::pins;
+use lb_tests::netns::{pins, remove_pins};
 use lb_tests::program::{XDP_DROP, XDP_PASS, grown};
-use lb_user::dataplane::Pins;
 use lb_user::decap::{Loaded, counters};
 use lb_user::model::Forward;
 
@@ -69,9 +68,19 @@ impl Decap {
 
 impl Drop for Decap {
     fn drop(&mut self) {
-        let _ = Pins::new(self.directory.join("test")).remove_all();
-        let _ = std::fs::remove_dir(&self.directory);
+        remove_pins(&self.directory);
     }
+}
+
+#[test]
+fn pins_in_directories_of_their_own_are_removed_as_well() {
+    let directory = pins("left");
+    for interface in ["eth", "eth1"] {
+        Loaded::new(&directory.join(interface), &[], Forward::GUE_PORT).unwrap();
+    }
+    assert!(directory.join("eth").read_dir().unwrap().count() > 1);
+    remove_pins(&directory);
+    assert!(!directory.exists());
 }
 
 /// An outer header's ends: from the balancer to this host.

@@ -107,10 +107,136 @@ fn what_is_not_ours_passes_under_its_reason() {
         (changed(&v4, |f| f.copy_within(30..34, 26)), ""),
     ];
     for (frame, reason) in &cases {
-        if reason.is_empty() {
-            assert_eq!(program.run(frame).0, XDP_TX);
-        } else {
-            passes(&mut program, frame, reason);
+        let mut tagged = frame.clone();
+        drop(tagged.splice(12..12, [0x81, 0, 0, 5]));
+        for frame in [frame, &tagged] {
+            if reason.is_empty() {
+                assert_eq!(program.run(frame).0, XDP_TX);
+            } else {
+                passes(&mut program, frame, reason);
+            }
+        }
+    }
+}
+
+#[test]
+fn three_extension_headers_are_walked_over_and_what_else_they_are_passes() {
+    let mut program = program();
+    let body = || vec![1, 4, 0, 0, 0, 0];
+    let long = || [&[1, 20], [0; 20].as_slice()].concat();
+    let with = |l4, extensions: &[(u8, Vec<u8>)]| Packet {
+        extensions: extensions.to_vec(),
+        ..Packet::v6(l4, 1)
+    };
+    let (hop, to, routing, fragment) = (0, 60, 43, 44);
+    let at = 14 + 40;
+    for l4 in [L4::Syn, L4::Udp] {
+        let cases: [(Packet, &str); 13] = [
+            (with(l4, &[(hop, body())]), ""),
+            (with(l4, &[(to, body())]), ""),
+            (with(l4, &[(hop, long()), (to, body())]), ""),
+            (with(l4, &[(hop, body()), (to, long()), (to, body())]), ""),
+            (with(l4, &[(to, long()), (to, long()), (to, long())]), ""),
+            // A fourth.
+            (
+                with(
+                    l4,
+                    &[(hop, body()), (to, body()), (to, body()), (to, body())],
+                ),
+                "pass_protocol",
+            ),
+            (
+                with(
+                    l4,
+                    &[(hop, body()), (hop, body()), (hop, body()), (hop, body())],
+                ),
+                "pass_protocol",
+            ),
+            // Others, alone and behind those that we know.
+            (with(l4, &[(routing, body())]), "pass_protocol"),
+            (
+                with(l4, &[(hop, body()), (routing, body())]),
+                "pass_protocol",
+            ),
+            (with(l4, &[(fragment, body())]), "pass_fragment"),
+            (
+                with(l4, &[(hop, body()), (fragment, body())]),
+                "pass_fragment",
+            ),
+            (
+                with(
+                    l4,
+                    &[
+                        (hop, body()),
+                        (to, body()),
+                        (to, body()),
+                        (fragment, body()),
+                    ],
+                ),
+                "pass_fragment",
+            ),
+            (with(l4, &[(hop, body()), (58, body())]), "pass_icmp"),
+        ];
+        for vlan in [None, Some(5)] {
+            for (packet, reason) in &cases {
+                let frame = packet.frame(vlan);
+                if reason.is_empty() {
+                    let (verdict, sent) = program.run(&frame);
+                    assert_eq!((verdict, &sent[..6]), (XDP_TX, mac(2).as_slice()));
+                } else {
+                    passes(&mut program, &frame, reason);
+                }
+            }
+        }
+        // Longer than the payload: beyond the frame, and within it, where padding is read.
+        for (count, padding) in [(1, 0), (2, 0), (255, 0), (8, 400), (255, 4000)] {
+            for before in [&[][..], &[(hop, body())], &[(hop, body()), (to, body())]] {
+                let last = at + 8 * before.len();
+                let mut frame = with(l4, &[before, &[(to, body())]].concat()).frame(None);
+                let payload = frame.len() - last;
+                frame[last + 1] = count;
+                let header = 8 * (usize::from(count) + 1);
+                if header <= payload {
+                    continue;
+                }
+                // What lies where the transport's header would.
+                frame.resize(frame.len() + padding, 0);
+                if let Some(l4) = frame.get_mut(last + header..).filter(|l4| l4.len() > 20) {
+                    l4[..4].copy_from_slice(&[0, 1, 0, 80]);
+                }
+                passes(&mut program, &frame, "pass_malformed");
+            }
+        }
+    }
+}
+
+/// The transport's header must be in the IP packet, not only in the frame.
+#[test]
+fn a_transport_header_that_reaches_into_the_padding_passes() {
+    let mut program = program();
+    for (packet, header) in [
+        (Packet::v4(L4::Syn, 1), 20),
+        (Packet::v4(L4::Udp, 1), 8),
+        (Packet::v6(L4::Syn, 1), 20),
+        (Packet::v6(L4::Udp, 1), 8),
+    ] {
+        let v4 = vip(&packet).is_ipv4();
+        for vlan in [None, Some(5)] {
+            for len in [0, 1, header - 1, header] {
+                let mut frame = packet.frame(vlan);
+                let l3 = if vlan.is_some() { 18 } else { 14 };
+                let (at, total) = if v4 {
+                    (l3 + 2, 20 + len)
+                } else {
+                    (l3 + 4, len)
+                };
+                frame[at..at + 2].copy_from_slice(&(total as u16).to_be_bytes());
+                if len == header {
+                    assert_eq!(program.run(&frame).0, XDP_TX);
+                } else {
+                    passes(&mut program, &frame, "pass_malformed");
+                }
+            }
         }
     }
 }
@@ -123,7 +249,7 @@ fn a_frame_cut_anywhere_passes_as_it_is_or_is_whole() {
         ..Packet::v4(L4::Syn, 1)
     };
     let option6 = Packet {
-        options: vec![5, 2, 0, 0, 1, 0],
+        extensions: vec![(0, vec![5, 2, 0, 0, 1, 0]), (60, vec![1; 14])],
         ..Packet::v6(L4::Syn, 1)
     };
     for packet in [
@@ -197,7 +323,7 @@ fn damaged_frames_are_never_dropped_nor_changed_when_they_pass() {
         Packet::v4(L4::Syn, 1).frame(None),
         Packet::v6(L4::Udp, 1).frame(Some(9)),
         Packet {
-            options: vec![5, 2, 0, 0, 1, 0],
+            extensions: vec![(0, vec![5, 2, 0, 0, 1, 0])],
             ..Packet::v6(L4::Ack, 1)
         }
         .frame(None),

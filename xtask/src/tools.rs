@@ -43,9 +43,11 @@ pub fn demo(keep: bool) -> Result<()> {
 
 /// Runs the benchmark.
 pub fn bench(arguments: &[String]) -> Result<()> {
-    setup::run(false, true)?;
+    // It measures a daemon in a namespace as well, as the tests have them.
+    setup::run(false, false)?;
+    let weir = weir(true)?;
     let mut cargo = Command::new("cargo");
     cargo.args(["run", "--quiet", "--release", "--package", "lb-tests"]);
     cargo.args(["--bin", "weir-bench", "--"]).args(arguments);
-    run(&mut cargo)
+    run(cargo.env("WEIR_BIN", weir))
 }

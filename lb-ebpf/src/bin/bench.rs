@@ -3,7 +3,8 @@
 //! A program that encapsulates changes the frame, and a repeated test run does not put it back. So
 //! the driver restores the frame's length and first bytes from a template, varies the flow, and
 //! tail-calls the program under test. What that costs is measured by the same driver with a stub
-//! as the program under test: it moves the head by as much, and answers the same.
+//! as the program under test: it moves the head by as much, and answers the same. By how much and
+//! what is set when it is loaded, so it looks nothing up that the program under test does not.
 #![no_std]
 #![no_main]
 #![expect(
@@ -12,7 +13,7 @@
 )]
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext as _, Global,
     bindings::xdp_action,
     helpers::bpf_tail_call,
     macros::{map, xdp},
@@ -27,6 +28,11 @@ static SETUP: Array<Setup> = Array::with_max_entries(1, 0);
 #[map]
 static PROGRAM: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
+#[unsafe(no_mangle)]
+static STUB_GROW: Global<i32> = Global::new(0);
+#[unsafe(no_mangle)]
+static STUB_VERDICT: Global<u32> = Global::new(xdp_action::XDP_ABORTED);
+
 /// Restores the frame, varies its flow and runs the program under test.
 #[xdp]
 pub fn weir_bench(ctx: XdpContext) -> u32 {
@@ -40,17 +46,15 @@ pub fn weir_bench(ctx: XdpContext) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
-/// Answers like a program that encapsulates by `SETUP.grow` bytes.
+/// Answers like a program that encapsulates by `STUB_GROW` bytes.
 #[xdp]
 pub fn weir_bench_stub(ctx: XdpContext) -> u32 {
-    let Some(setup) = SETUP.get(0) else {
-        return xdp_action::XDP_ABORTED;
-    };
     let mut context = Context::new(ctx);
-    if setup.grow != 0 && context.move_head(-setup.grow).is_err() {
+    let grow = STUB_GROW.load();
+    if grow != 0 && context.move_head(-grow).is_err() {
         return xdp_action::XDP_ABORTED;
     }
-    setup.verdict
+    STUB_VERDICT.load()
 }
 
 #[inline(always)]

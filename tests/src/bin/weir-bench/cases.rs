@@ -1,28 +1,25 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use anyhow::{Result, ensure};
-use etherparse::PacketBuilder;
-use lb_user::model::Forward;
+use lb_tests::frame::{Address, L4, Packet};
+use lb_user::model::{Forward, Limits};
 
-use super::driver::{Driver, Load};
-use super::world::World;
+use super::world::{ROWS, XDP_PASS, XDP_TX};
 
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 9, 10));
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 0x10));
-/// Packets of a timed run that leaves no state behind.
-const PACKETS: u32 = 1 << 20;
-/// Entries of a flow table that is never full.
-const LARGE: u32 = 1 << 23;
+const GUE: Forward = Forward::Gue(Forward::GUE_PORT);
+/// Entries of a table of half-open flows that is full soon.
+const SMALL: u32 = 1 << 10;
+/// The numbers of flows of cases that leave no entries behind.
+const ANY: RangeInclusive<u32> = 1..=1 << 22;
 /// Cases that fill a table anew for every run: with fewer flows the run is too short to time, with
 /// more it takes too long to empty the table.
 const INSERTED: RangeInclusive<u32> = 1 << 14..=1 << 17;
 
 /// What happens to the packets.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
     /// Sent, without state.
     Sent,
     /// Passed to the host.
@@ -35,10 +32,18 @@ enum Fate {
     Refused,
 }
 
+/// What is not ours about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    Address,
+    Port,
+    Arp,
+}
+
 /// One kind of packet.
 pub struct Case {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// The service's address.
     pub vip: IpAddr,
     /// An address of the backends' family.
@@ -49,141 +54,202 @@ pub struct Case {
     pub udp: bool,
     /// Whether every row has just moved.
     pub moved: bool,
-    /// Entries of the tables of half-open and kept flows.
-    pub table: u32,
     /// The numbers of flows that it is measured with.
     pub flows: RangeInclusive<u32>,
+    /// What happens to its packets.
+    pub fate: Fate,
     syn: bool,
-    other: Option<&'static str>,
-    fate: Fate,
+    other: Option<Other>,
 }
 
 impl Case {
-    const fn new(name: &'static str, vip: IpAddr, backend: IpAddr, forward: Forward) -> Self {
+    /// Packets of one family's service to backends of the same one, by IPIP.
+    fn new(name: &str, vip: IpAddr) -> Self {
+        let family = if vip.is_ipv4() { "v4" } else { "v6" };
         Self {
-            name,
+            name: format!("{family} {name}"),
             vip,
-            backend,
-            forward,
+            backend: vip,
+            forward: Forward::Ipip,
             udp: false,
             moved: false,
-            table: LARGE,
-            flows: 1..=1 << 22,
+            flows: ANY,
+            fate: Fate::Sent,
             syn: false,
             other: None,
-            fate: Fate::Sent,
         }
     }
 
     /// Returns all cases.
     pub fn all() -> Vec<Self> {
-        const GUE: Forward = Forward::Gue(Forward::GUE_PORT);
-        const IPIP: Forward = Forward::Ipip;
-        let tcp4 = |name| Self::new(name, V4, V4, IPIP);
-        let inserting = |name| Self {
+        [(V4, V6), (V6, V4)]
+            .into_iter()
+            .flat_map(|(own, other)| {
+                [
+                    Self::hits(own, other),
+                    Self::moves(own),
+                    Self::not_ours(own),
+                ]
+            })
+            .flatten()
+            .collect()
+    }
+
+    /// Packets that the ring alone decides on.
+    fn hits(own: IpAddr, other: IpAddr) -> Vec<Self> {
+        let mut cases = Vec::new();
+        for (protocol, udp) in [("tcp", false), ("udp", true)] {
+            for (how, forward) in [("l2", Forward::L2), ("ipip", Forward::Ipip), ("gue", GUE)] {
+                cases.push(Self {
+                    forward,
+                    udp,
+                    ..Self::new(&format!("{protocol} -> {how}"), own)
+                });
+            }
+        }
+        let outer = if other.is_ipv4() { "v4" } else { "v6" };
+        for (how, forward) in [("ipip", Forward::Ipip), ("gue", GUE)] {
+            cases.push(Self {
+                forward,
+                backend: other,
+                ..Self::new(&format!("tcp -> {how} in {outer}"), own)
+            });
+        }
+        cases.push(Self {
+            syn: true,
+            ..Self::new("tcp syn -> ipip", own)
+        });
+        cases
+    }
+
+    /// Packets of rows that have just moved, by IPIP.
+    fn moves(own: IpAddr) -> Vec<Self> {
+        let moved = |name, udp, fate, flows| Self {
             moved: true,
-            flows: INSERTED,
-            fate: Fate::Inserted,
-            ..tcp4(name)
+            udp,
+            fate,
+            flows,
+            ..Self::new(name, own)
         };
+        // Filling a table with four million flows takes its time; one protocol must do.
+        let million = 1..=1 << 20;
+        let most = if own.is_ipv4() { ANY } else { million.clone() };
         vec![
-            tcp4("v4 tcp -> ipip"),
+            moved("tcp moved, tracked", false, Fate::Tracked, most),
+            moved("udp moved, tracked", true, Fate::Tracked, million),
+            moved("tcp moved, old flow", false, Fate::Inserted, INSERTED),
+            moved("udp moved, old flow", true, Fate::Inserted, INSERTED),
             Self {
                 syn: true,
-                ..tcp4("v4 tcp syn -> ipip")
-            },
-            Self {
-                udp: true,
-                ..tcp4("v4 udp -> ipip")
-            },
-            Self::new("v4 tcp -> l2", V4, V4, Forward::L2),
-            Self::new("v4 tcp -> gue", V4, V4, GUE),
-            Self::new("v4 tcp -> ipip in v6", V4, V6, IPIP),
-            Self::new("v4 tcp -> gue in v6", V4, V6, GUE),
-            Self::new("v6 tcp -> ipip", V6, V6, IPIP),
-            Self {
-                syn: true,
-                ..Self::new("v6 tcp syn -> ipip", V6, V6, IPIP)
-            },
-            Self {
-                udp: true,
-                ..Self::new("v6 udp -> ipip", V6, V6, IPIP)
-            },
-            Self::new("v6 tcp -> l2", V6, V6, Forward::L2),
-            Self::new("v6 tcp -> gue", V6, V6, GUE),
-            Self {
-                moved: true,
-                fate: Fate::Tracked,
-                ..tcp4("moved row, tracked")
-            },
-            inserting("moved row, old flow"),
-            Self {
-                syn: true,
-                ..inserting("moved row, syn")
+                ..moved("tcp moved, syn", false, Fate::Inserted, INSERTED)
             },
             Self {
                 syn: true,
-                table: 1024,
-                fate: Fate::Refused,
-                ..inserting("moved row, syn flood")
-            },
-            Self {
-                other: Some("vip"),
-                fate: Fate::Passed,
-                ..tcp4("not ours: another address")
-            },
-            Self {
-                other: Some("port"),
-                fate: Fate::Passed,
-                ..tcp4("not ours: another port")
-            },
-            Self {
-                other: Some("arp"),
-                fate: Fate::Passed,
-                ..tcp4("not ours: arp")
+                ..moved("tcp moved, syn flood", false, Fate::Refused, INSERTED)
             },
         ]
     }
 
-    fn frame(&self, syn: bool) -> Result<Vec<u8>> {
-        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 9, 9], [2, 0, 0, 0, 0, 1]);
-        let port = if self.other == Some("port") { 81 } else { 80 };
-        let mut frame = Vec::new();
-        let builder = match self.vip {
-            IpAddr::V4(vip) => {
-                let vip = if self.other == Some("vip") {
-                    [198, 18, 200, 1]
-                } else {
-                    vip.octets()
-                };
-                builder.ipv4([198, 19, 0, 1], vip, 64)
-            }
-            IpAddr::V6(vip) => {
-                let source = Ipv6Addr::new(0x2001, 0xdb8, 5, 0, 0, 0, 0, 1);
-                builder.ipv6(source.octets(), vip.octets(), 64)
-            }
+    /// Packets that pass.
+    fn not_ours(own: IpAddr) -> Vec<Self> {
+        let passed = |name, other| Self {
+            other: Some(other),
+            fate: Fate::Passed,
+            ..Self::new(name, own)
         };
-        // 64 bytes on the wire and a bit: small packets are what costs.
-        if self.udp {
-            builder.udp(1000, port).write(&mut frame, &[0; 18])?;
-        } else if syn {
-            builder
-                .tcp(1000, port, 1, 1024)
-                .syn()
-                .write(&mut frame, &[0; 6])?;
-        } else {
-            builder
-                .tcp(1000, port, 2, 1024)
-                .ack(1)
-                .write(&mut frame, &[0; 6])?;
+        let mut cases = vec![
+            passed("not ours: another address", Other::Address),
+            passed("not ours: another port", Other::Port),
+        ];
+        if own.is_ipv4() {
+            cases.push(Self {
+                name: "not ours: arp".to_owned(),
+                ..passed("", Other::Arp)
+            });
         }
-        if self.other == Some("arp") {
-            frame[12..14].copy_from_slice(&[0x08, 0x06]);
-        }
-        Ok(frame)
+        cases
     }
 
-    fn grow(&self) -> i32 {
+    /// Returns the packet of flow 0, as the driver program makes it: other flows differ from it
+    /// in the last two bytes of the source address, and in the source port.
+    pub fn packet(&self, syn: bool) -> Packet {
+        let address = self.other == Some(Other::Address);
+        let (source, destination) = match self.vip {
+            IpAddr::V4(_) if address => ([198, 19, 0, 0].into(), [198, 18, 200, 1].into()),
+            IpAddr::V4(_) => ([198, 19, 0, 0].into(), self.vip),
+            IpAddr::V6(_) => {
+                let of = |net, host| IpAddr::from([0x2001, 0xdb8, net, 0, 0, 0, host, 0]);
+                let other = of(9, 0xc801);
+                (of(5, 0), if address { other } else { self.vip })
+            }
+        };
+        let wire = |address| match address {
+            IpAddr::V4(address) => Address::V4(address.octets()),
+            IpAddr::V6(address) => Address::V6(address.octets()),
+        };
+        let l4 = match (self.udp, syn) {
+            (true, _) => L4::Udp,
+            (false, true) => L4::Syn,
+            (false, false) => L4::Ack,
+        };
+        let port = if self.other == Some(Other::Port) {
+            81
+        } else {
+            80
+        };
+        Packet {
+            source: wire(source),
+            destination: wire(destination),
+            ports: (0, port),
+            // 64 bytes on the wire if it is IPv4: small packets are what costs.
+            payload: vec![0; if self.udp { 18 } else { 6 }],
+            ..Packet::v4(l4, 0)
+        }
+    }
+
+    /// Returns that packet's frame.
+    pub fn frame(&self, syn: bool) -> Vec<u8> {
+        let mut frame = self.packet(syn).frame(None);
+        if self.other == Some(Other::Arp) {
+            frame[12..14].copy_from_slice(&[0x08, 0x06]);
+        }
+        frame
+    }
+
+    /// Returns whether the packets that are measured open flows.
+    pub fn opens(&self) -> bool {
+        self.syn
+    }
+
+    /// Returns the sizes of the flow tables: what is usual, unless the case is about a table that
+    /// is full, or has more flows. A miss in a large table costs more than in a small one.
+    pub fn limits(&self) -> Limits {
+        let usual = Limits {
+            services: 16,
+            backends: 256,
+            rows: ROWS,
+            ..Limits::default()
+        };
+        match self.fate {
+            Fate::Sent | Fate::Passed | Fate::Inserted => usual,
+            Fate::Refused => Limits {
+                half_open_flows: SMALL,
+                ..usual
+            },
+            Fate::Tracked => {
+                let twice = 2 * self.flows.end();
+                Limits {
+                    half_open_flows: twice,
+                    confirmed_flows: twice,
+                    kept_flows: twice,
+                    ..usual
+                }
+            }
+        }
+    }
+
+    /// Returns by how many bytes its frames grow.
+    pub fn grow(&self) -> i32 {
         let ip = if self.backend.is_ipv4() { 20 } else { 40 };
         match (self.fate, self.forward) {
             (Fate::Passed, _) | (_, Forward::L2) => 0,
@@ -192,75 +258,33 @@ impl Case {
         }
     }
 
-    /// Measures so many runs: nanoseconds a packet, net of the harness.
-    pub fn measure(
-        &self,
-        world: &mut World,
-        driver: &mut Driver,
-        flows: u32,
-        runs: usize,
-    ) -> Result<Vec<f64>> {
-        let (frame, opening) = (self.frame(self.syn)?, self.frame(true)?);
-        let load = Load {
-            frame: &frame,
-            flows,
-            ipv6: self.vip.is_ipv6(),
-            grow: self.grow(),
-            verdict: if self.fate == Fate::Passed {
-                XDP_PASS
-            } else {
-                XDP_TX
-            },
-        };
-        if self.fate == Fate::Tracked {
-            // Each flow opens, and sends a second packet.
-            let opening = Load {
-                frame: &opening,
-                ..load
-            };
-            driver.run(&opening, flows)?;
-            driver.run(&load, flows)?;
+    /// Returns what the program answers.
+    pub fn verdict(&self) -> u32 {
+        if self.fate == Fate::Passed {
+            XDP_PASS
+        } else {
+            XDP_TX
         }
-        let packets = match self.fate {
-            Fate::Inserted => flows,
-            Fate::Sent | Fate::Passed | Fate::Tracked | Fate::Refused => PACKETS,
-        };
-        let mut times = Vec::new();
-        for _ in 0..runs {
-            let before = world.counters()?;
-            let time = driver.run(&load, packets)?;
-            let after = world.counters()?;
-            self.check(before, after, packets, flows)?;
-            let harness = driver.run_stub(&load, PACKETS)?;
-            times.push(time - harness);
-            if self.fate == Fate::Inserted {
-                world.forget_flows()?;
-            }
-        }
-        world.forget_flows()?;
-        Ok(times)
     }
 
-    /// A case that does not do what its name says must not be measured.
-    fn check(&self, before: [u64; 3], after: [u64; 3], packets: u32, flows: u32) -> Result<()> {
-        let [sent, refused, passed] = std::array::from_fn(|at| after[at] - before[at]);
-        let packets = u64::from(packets);
-        let expected = match self.fate {
-            Fate::Passed => [0, packets],
-            Fate::Sent | Fate::Tracked | Fate::Inserted | Fate::Refused => [packets, 0],
-        };
-        ensure!(
-            [sent, passed] == expected,
-            "{}: {sent} sent and {passed} passed of {packets}",
-            self.name
-        );
-        // A full table still has the flows that were there first.
-        let floods = self.fate == Fate::Refused && flows > 1024;
-        ensure!(
-            floods == (refused > 0),
-            "{}: {refused} entries refused",
-            self.name
-        );
-        Ok(())
+    /// Returns how many entries there are of half-open, confirmed and kept flows once packets of
+    /// so many flows were seen.
+    pub fn entries(&self, flows: u32) -> [u32; 3] {
+        match self.fate {
+            Fate::Sent | Fate::Passed => [0; 3],
+            Fate::Tracked if !self.udp => [0, flows, 0],
+            Fate::Inserted if self.syn => [flows, 0, 0],
+            Fate::Tracked | Fate::Inserted => [0, 0, flows],
+            Fate::Refused => [flows.min(SMALL), 0, 0],
+        }
+    }
+
+    /// Returns how many of a run's packets are refused an entry. Packets come in rounds over all
+    /// flows; those that came first have entries.
+    pub fn refused(&self, packets: u32, flows: u32) -> u32 {
+        match self.fate {
+            Fate::Refused => flows.saturating_sub(SMALL) * (packets / flows),
+            Fate::Sent | Fate::Passed | Fate::Tracked | Fate::Inserted => 0,
+        }
     }
 }

@@ -8,14 +8,16 @@
 
 mod cases;
 mod control;
-mod driver;
+mod measure;
+mod moves;
 mod world;
 
 use anyhow::{Context as _, Result, bail};
+use lb_tests::driver::Driver;
 use serde::Serialize;
 
 use cases::Case;
-use driver::Driver;
+use measure::measure;
 use world::World;
 
 /// Flow counts to measure with.
@@ -34,7 +36,7 @@ struct Report {
 /// One case with one flow count: nanoseconds a packet, net of the harness.
 #[derive(Serialize)]
 struct Measured {
-    case: &'static str,
+    case: String,
     flows: u32,
     min_ns: f64,
     median_ns: f64,
@@ -107,12 +109,15 @@ fn main() -> Result<()> {
     let mut measured = Vec::new();
     let mut instructions = Vec::new();
     for case in Case::all() {
-        if !case.name.contains(&options.filter) {
+        if !case.name.contains(options.filter.as_str()) {
             continue;
         }
         // Every case begins with maps of its own: nothing of another is in the way.
         let mut world = World::new(&case)?;
-        let mut driver = Driver::new(world.program_fd()?)?;
+        let mut drivers = [
+            Driver::new(world.program_fd()?)?,
+            Driver::of_stub(case.grow(), case.verdict())?,
+        ];
         if instructions.is_empty() {
             instructions = world.instructions()?;
         }
@@ -120,13 +125,13 @@ fn main() -> Result<()> {
             if !case.flows.contains(&flows) {
                 continue;
             }
-            let mut runs = case.measure(&mut world, &mut driver, flows, options.runs)?;
-            runs.sort_by(f64::total_cmp);
+            let times = measure(&case, &mut world, &mut drivers, flows, options.runs)?;
+            let (min_ns, median_ns) = times.net();
             let row = Measured {
-                case: case.name,
+                case: case.name.clone(),
                 flows,
-                min_ns: runs[0],
-                median_ns: runs[runs.len() / 2],
+                min_ns,
+                median_ns,
             };
             if !options.json {
                 eprintln!("{:<28} {:>9} {:>8.1}", row.case, row.flows, row.min_ns);
@@ -156,7 +161,7 @@ fn print(report: &Report) {
     print!("{:<28}", "flows");
     flows.iter().for_each(|flows| print!("{flows:>16}"));
     println!();
-    let mut names: Vec<&str> = report.cases.iter().map(|row| row.case).collect();
+    let mut names: Vec<&str> = report.cases.iter().map(|row| row.case.as_str()).collect();
     names.dedup();
     for name in names {
         print!("{name:<28}");
@@ -176,7 +181,7 @@ fn print(report: &Report) {
     for (program, instructions) in &report.instructions {
         println!("{program}: {instructions} instructions verified");
     }
-    println!("{}", report.control);
+    print!("{}", report.control);
     println!(
         "maps for 1,000 services and 10,000 backends, with empty flow tables: {:.1} MiB",
         report.memory as f64 / f64::from(1 << 20)

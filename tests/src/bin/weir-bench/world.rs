@@ -19,9 +19,64 @@ use lb_user::template;
 
 use super::cases::Case;
 
-/// Rows of the service's ring, and backends that own them.
-const ROWS: u32 = 65_536;
-const BACKENDS: u32 = 100;
+/// Given to the host's stack.
+pub const XDP_PASS: u32 = 2;
+/// Sent out of the interface that it came in by.
+pub const XDP_TX: u32 = 3;
+
+/// Backends of the service.
+pub const BACKENDS: u32 = 100;
+/// Rows of its ring: twice as many as a service of that many backends has
+/// (`lb_user::ring::rows_for`), as in the measurement that the design began with.
+pub const ROWS: u32 = 65_536;
+
+/// The Ethernet address that frames are sent from.
+pub const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// Returns a backend's Ethernet address.
+pub const fn mac(number: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 1, number]
+}
+
+/// Returns a backend's address.
+pub fn address(number: u8, v4: bool) -> IpAddr {
+    if v4 {
+        [198, 18, 1, number].into()
+    } else {
+        [0x2001, 0xdb8, 1, 0, 0, 0, 0, number.into()].into()
+    }
+}
+
+/// Returns the source address of outer headers.
+pub fn source(v4: bool) -> IpAddr {
+    if v4 {
+        [198, 18, 0, 1].into()
+    } else {
+        [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()
+    }
+}
+
+/// What packets counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Sent.
+    pub sent: u64,
+    /// Passed to the host.
+    pub passed: u64,
+    /// Flow table entries refused.
+    pub refused: u64,
+}
+
+impl Counters {
+    /// Returns by how much they grew.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            sent: self.sent - before.sent,
+            passed: self.passed - before.passed,
+            refused: self.refused - before.refused,
+        }
+    }
+}
 
 /// A loaded data plane with one service.
 pub struct World {
@@ -38,16 +93,8 @@ impl World {
     /// Loads the program with the service of a case.
     pub fn new(case: &Case) -> Result<Self> {
         let directory = netns::pins("bench");
-        let limits = Limits {
-            services: 16,
-            backends: 256,
-            rows: ROWS,
-            half_open_flows: case.table,
-            confirmed_flows: 1 << 23,
-            kept_flows: case.table,
-        };
         let pins = Pins::new(&directory);
-        let kernel = load(&settings(directory, limits)).context("loading; are you root?")?;
+        let kernel = load(&settings(directory, case.limits())).context("loading; are you root?")?;
         let mut world = Self { kernel, pins };
         world.fill(case)?;
         Ok(world)
@@ -56,12 +103,9 @@ impl World {
     fn fill(&mut self, case: &Case) -> Result<()> {
         let kernel = &mut self.kernel;
         for number in 1..=BACKENDS {
-            let address = match case.backend {
-                IpAddr::V4(_) => IpAddr::from([198, 18, 1, number as u8]),
-                IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 1, 0, 0, 0, 0, number as u16]),
-            };
+            let outer_v4 = case.backend.is_ipv4();
             let backend = Backend {
-                address,
+                address: address(number as u8, outer_v4),
                 weight: Weight::DEFAULT,
                 draining: false,
                 forward: case.forward,
@@ -72,12 +116,9 @@ impl World {
                 // Where test runs come in by: so packets leave by XDP_TX.
                 ifindex: 1,
                 vlan: None,
-                source_mac: Mac([2, 0, 0, 0, 0, 1]),
-                destination_mac: Mac([2, 0, 0, 0, 1, number as u8]),
-                source_address: Some(match address {
-                    IpAddr::V4(_) => IpAddr::from([198, 18, 0, 1]),
-                    IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
-                }),
+                source_mac: Mac(OWN),
+                destination_mac: Mac(mac(number as u8)),
+                source_address: Some(source(outer_v4)),
                 mtu: 1500,
             };
             let template = template::build(case.vip, &backend, &hop, &EncapSource::default())?;
@@ -137,8 +178,8 @@ impl World {
         Ok(counts)
     }
 
-    /// Returns packets sent, refused inserts, and packets passed so far.
-    pub fn counters(&self) -> Result<[u64; 3]> {
+    /// Returns what was counted so far.
+    pub fn counters(&self) -> Result<Counters> {
         let stats = self.kernel.service_stats(0)?;
         let mut passed = 0;
         for reason in [
@@ -148,7 +189,19 @@ impl World {
         ] {
             passed += self.kernel.reason(reason)?;
         }
-        Ok([stats.packets, stats.refused, passed])
+        Ok(Counters {
+            sent: stats.packets,
+            passed,
+            refused: stats.refused,
+        })
+    }
+
+    /// Returns how many half-open, confirmed and kept flows there are.
+    pub fn entries(&self) -> Result<[u64; 3]> {
+        let mut counts = [0; 3];
+        self.kernel
+            .visit_flows(&mut |table, _, _| counts[table as usize] += 1)?;
+        Ok(counts)
     }
 
     /// Empties the flow tables.
