@@ -11,6 +11,7 @@ pub mod netns;
 pub mod pass;
 pub mod program;
 pub mod server;
+pub mod stream;
 pub mod vm;
 pub mod wait;
 pub mod weir;

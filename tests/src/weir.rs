@@ -1,6 +1,8 @@
 //! The real daemon, and its command line.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 
@@ -73,7 +75,8 @@ impl<'a> Weir<'a> {
         )
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Returns the API's socket.
+    pub fn socket(&self) -> PathBuf {
         self.directory.path().join("api.sock")
     }
 
@@ -172,6 +175,26 @@ impl<'a> Weir<'a> {
     #[track_caller]
     pub fn json(&self, arguments: &str) -> Value {
         serde_json::from_str(&self.cli(&format!("{arguments} --json"))).expect("JSON")
+    }
+
+    /// Asks the API by plain HTTP, as any client of it would. Returns the status and the answer.
+    #[track_caller]
+    pub fn http(&self, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+        let mut stream = UnixStream::connect(self.socket()).expect("the API's socket");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut answer = String::new();
+        stream.write_all(head.as_bytes()).expect("a request");
+        // It may be refused, and the connection closed, before all of it was read.
+        let _ = stream.write_all(body);
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let value = serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {answer}"));
+        (status.expect("a status"), value)
     }
 
     /// Returns a service.
