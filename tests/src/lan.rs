@@ -107,10 +107,8 @@ impl Host {
             self.netns.ip(&format!("addr add {vip}/128 dev lo nodad"));
         } else {
             self.netns.ip(&format!("addr add {vip}/32 dev lo"));
-            self.netns.run(
-                "sysctl",
-                "-q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2",
-            );
+            self.netns.set("net/ipv4/conf/all/arp_ignore", "1");
+            self.netns.set("net/ipv4/conf/all/arp_announce", "2");
         }
     }
 

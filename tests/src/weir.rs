@@ -192,7 +192,10 @@ impl<'a> Weir<'a> {
         let _ = stream.write_all(body);
         stream.read_to_string(&mut answer).expect("an answer");
         let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
         let value = serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {answer}"));
         (status.expect("a status"), value)
     }

@@ -1,9 +1,12 @@
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Child;
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 use lb_tests::lan::{Host, Lan};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::load::DOWNLOAD;
@@ -90,7 +93,7 @@ impl Vm {
             .arg("-c")
             .arg(self.directory.path().join("nginx.conf"));
         command.arg("-p").arg(self.directory.path());
-        let child = command.spawn().context("starting nginx")?;
+        let child = command.process_group(0).spawn().context("starting nginx")?;
         *self.nginx.lock().expect("no thread panicked with it") = Some(child);
         Ok(())
     }
@@ -104,16 +107,13 @@ impl Vm {
             .expect("no thread panicked with it")
             .take();
         if let Some(mut child) = child {
-            // The master's death leaves its worker alone.
-            let workers = format!("-KILL -P {}", child.id());
-            let _ = self
-                .host
-                .netns
-                .command("pkill")
-                .args(workers.split(' '))
-                .output();
-            let _ = child.kill();
-            let _ = child.wait();
+            // Master and worker are a process group: one alone would outlive the other.
+            let group = i32::try_from(child.id()).map(Pid::from_raw);
+            group
+                .map(|group| killpg(group, Signal::SIGKILL))
+                .expect("a process number")
+                .expect("nginx to be there to be killed");
+            child.wait().expect("nginx's end");
         }
     }
 }
