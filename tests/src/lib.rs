@@ -10,6 +10,7 @@ pub mod lan;
 pub mod netns;
 pub mod pass;
 pub mod program;
+pub mod schema;
 pub mod server;
 pub mod stream;
 pub mod vm;
