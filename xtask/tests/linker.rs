@@ -12,7 +12,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 static ONE: Mutex<()> = Mutex::new(());
 
 /// A directory with programs, until it is dropped.
-struct Machine(PathBuf, MutexGuard<'static, ()>);
+struct Machine(
+    PathBuf,
+    #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>,
+);
 
 impl Machine {
     /// Makes a machine without a C compiler, for a user.

@@ -14,6 +14,9 @@ use crate::load::DOWNLOAD;
 /// The service's address.
 pub const VIP: &str = "198.18.9.10";
 
+/// The web server, where `cargo xtask setup` puts it.
+const NGINX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/nginx/nginx");
+
 /// The client network, the balancer's host and the VMs.
 pub struct Site {
     /// Where requests come from.
@@ -88,8 +91,11 @@ impl Vm {
     /// Starts its web server.
     pub fn boot(&self) -> Result<()> {
         self.host.netns.ip("link set eth up");
-        let mut command = self.host.netns.command("nginx");
+        let mut command = self.host.netns.command(NGINX);
+        // What goes wrong before the configuration is read goes there too.
         command
+            .arg("-e")
+            .arg(self.directory.path().join("error.log"))
             .arg("-c")
             .arg(self.directory.path().join("nginx.conf"));
         command.arg("-p").arg(self.directory.path());
