@@ -380,16 +380,45 @@ fn detach_takes_the_program_off_and_detach_all_removes_everything() {
     weir.end(Signal::SIGTERM);
     assert!(attached(), "the kernel goes on without the daemon");
     let pins = weir.pins().display().to_string();
-    let said = weir.cli(&format!("detach --all --pins {pins}"));
+    let all = format!("detach --all --config {}", weir.config().display());
     assert_eq!(
-        said,
+        weir.cli(&all),
         format!("detached from eth\ndetached from lo\nremoved the maps in {pins}\n")
     );
     assert!(!attached() && !weir.pins().exists());
-    assert!(
-        weir.cli(&format!("detach --all --pins {pins}"))
-            .contains("Nothing is pinned")
-    );
+    assert!(weir.cli(&all).contains("Nothing is pinned"));
+}
+
+#[test]
+fn detach_all_leaves_the_maps_of_a_running_daemon_alone_wherever_its_socket_is() {
+    let (_lan, host) = host();
+    let mut weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    let before = state(&weir);
+    let directory = tempfile::tempdir().unwrap();
+    let nowhere = directory.path().join("none.sock");
+    let all = |weir: &Weir<'_>, config: &std::path::Path| {
+        let mut command = weir.command();
+        command.env("WEIR_SOCKET", &nowhere);
+        command.args(["detach", "--all", "--config"]).arg(config);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    let (done, said) = all(&weir, &weir.config());
+    assert!(!done && said.contains("a weir is running at"), "{said}");
+    // Its socket may be gone, or have been another when it was started.
+    let other = directory.path().join("weir.toml");
+    let text = std::fs::read_to_string(weir.config()).unwrap();
+    std::fs::write(&other, text.replace("/api.sock", "/other.sock")).unwrap();
+    let (done, said) = all(&weir, &other);
+    let expected = format!("a weir is running (pid {})", weir.pid());
+    assert!(!done && said.contains(&expected), "{said}");
+    assert_eq!(state(&weir), before);
+    weir.end(Signal::SIGKILL);
+    let (done, said) = all(&weir, &other);
+    assert!(done, "{said}");
+    assert!(!weir.pins().exists());
 }
 
 #[test]
