@@ -101,6 +101,11 @@ impl<'a> Weir<'a> {
 
     /// Starts the daemon and waits until it answers.
     pub fn run(&mut self) {
+        self.run_with(|_| {});
+    }
+
+    /// Starts the daemon with more arguments, or another environment, and waits until it answers.
+    pub fn run_with(&mut self, prepare: impl FnOnce(&mut Command)) {
         assert!(self.daemon.is_none(), "it runs already");
         let log = File::options()
             .append(true)
@@ -110,6 +115,7 @@ impl<'a> Weir<'a> {
         let mut command = self.command();
         command.args(["run", "--config"]).arg(self.config());
         command.stderr(log.try_clone().expect("a log")).stdout(log);
+        prepare(&mut command);
         let mut child = command.spawn().expect("starting the daemon");
         wait::until("the daemon to answer", || {
             if let Some(status) = child.try_wait().expect("the daemon") {
