@@ -113,18 +113,17 @@ impl Document {
 
 /// Returns whether a value is of a type, or of one of several.
 fn is_of(rule: &Value, value: &Value) -> bool {
-    match rule {
-        Value::Array(types) => types.iter().any(|one| is_of(one, value)),
-        Value::String(name) => match name.as_str() {
-            "object" => value.is_object(),
-            "array" => value.is_array(),
-            "string" => value.is_string(),
-            "boolean" => value.is_boolean(),
-            "integer" => value.is_i64() || value.is_u64(),
-            "null" => value.is_null(),
-            _ => false,
-        },
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    if let Value::Array(types) = rule {
+        return types.iter().any(|one| is_of(one, value));
+    }
+    match rule.as_str().unwrap_or_default() {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "null" => value.is_null(),
+        _ => false,
     }
 }
 
