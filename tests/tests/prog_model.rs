@@ -55,7 +55,7 @@ impl Model {
     fn room(&self, table: Table) -> bool {
         let count = match table {
             Table::HalfOpen => self.half_open.len(),
-            table => self
+            Table::Confirmed | Table::Kept => self
                 .established
                 .values()
                 .filter(|(of, _)| *of == table)
