@@ -66,6 +66,9 @@ impl Lan {
             .run("ethtool", &format!("-K {port} gro on tx off"));
         // XDP doesn't carry checksums to be filled in later, and neither does a wire.
         netns.run("ethtool", "-K eth gro on tx off");
+        // Until its address is sure to be nobody else's, a host sends no neighbour solicitation for
+        // others: packets would be lost within the first seconds (RFC 4862 §5.4).
+        netns.set("net/ipv6/conf/eth/accept_dad", "0");
         netns.ip("link set eth up");
         netns.ip(&format!("addr add 198.18.0.{number}/24 dev eth"));
         netns.ip(&format!("addr add 2001:db8::{number:x}/64 dev eth nodad"));
@@ -107,10 +110,8 @@ impl Host {
             self.netns.ip(&format!("addr add {vip}/128 dev lo nodad"));
         } else {
             self.netns.ip(&format!("addr add {vip}/32 dev lo"));
-            self.netns.run(
-                "sysctl",
-                "-q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2",
-            );
+            self.netns.set("net/ipv4/conf/all/arp_ignore", "1");
+            self.netns.set("net/ipv4/conf/all/arp_announce", "2");
         }
     }
 

@@ -7,6 +7,8 @@ use std::sync::Once;
 
 use lb_user::dataplane::Pins;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::names;
 
@@ -52,6 +54,15 @@ impl Netns {
     /// Runs `ip` in it; words are separated by blanks.
     pub fn ip(&self, arguments: &str) {
         must(self.command("ip").args(arguments.split_whitespace()));
+    }
+
+    /// Sets a parameter of its kernel: a path below /proc/sys, which shows a process those of its
+    /// own namespace.
+    #[track_caller]
+    pub fn set(&self, parameter: &str, value: &str) {
+        let path = PathBuf::from("/proc/sys").join(parameter);
+        let written = self.enter(|| fs::write(&path, value));
+        written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     /// Runs a program in it, which must succeed; words are separated by blanks.
@@ -109,7 +120,9 @@ fn reap() {
             let pids = Command::new("ip").args(["netns", "pids", &name]).output();
             let pids = pids.map(|output| output.stdout).unwrap_or_default();
             for pid in String::from_utf8_lossy(&pids).split_whitespace() {
-                let _ = Command::new("kill").args(["-KILL", pid]).output();
+                if let Ok(pid) = pid.parse() {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
             }
             let _ = Command::new("ip").args(["netns", "del", &name]).output();
         }

@@ -1,6 +1,8 @@
 //! The real daemon, and its command line.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 
@@ -73,7 +75,7 @@ impl<'a> Weir<'a> {
         )
     }
 
-    /// Returns the path of its API's socket.
+    /// Returns the API's socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("api.sock")
     }
@@ -99,6 +101,11 @@ impl<'a> Weir<'a> {
 
     /// Starts the daemon and waits until it answers.
     pub fn run(&mut self) {
+        self.run_with(|_| {});
+    }
+
+    /// Starts the daemon with more arguments, or another environment, and waits until it answers.
+    pub fn run_with(&mut self, prepare: impl FnOnce(&mut Command)) {
         assert!(self.daemon.is_none(), "it runs already");
         let log = File::options()
             .append(true)
@@ -109,6 +116,7 @@ impl<'a> Weir<'a> {
         command.args(["run", "--config"]).arg(self.config());
         command.stderr(log.try_clone().expect("a log")).stdout(log);
         // Ours before we wait: if it never answers, `drop` ends it.
+        prepare(&mut command);
         self.daemon = Some(command.spawn().expect("starting the daemon"));
         wait::until("the daemon to answer", || {
             let daemon = self.daemon.as_mut().expect("it was started");
@@ -174,6 +182,29 @@ impl<'a> Weir<'a> {
     #[track_caller]
     pub fn json(&self, arguments: &str) -> Value {
         serde_json::from_str(&self.cli(&format!("{arguments} --json"))).expect("JSON")
+    }
+
+    /// Asks the API by plain HTTP, as any client of it would. Returns the status and the answer.
+    #[track_caller]
+    pub fn http(&self, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+        let mut stream = UnixStream::connect(self.socket()).expect("the API's socket");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut answer = String::new();
+        stream.write_all(head.as_bytes()).expect("a request");
+        // It may be refused, and the connection closed, before all of it was read.
+        let _ = stream.write_all(body);
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        let value = serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {answer}"));
+        (status.expect("a status"), value)
     }
 
     /// Returns a service.

@@ -133,7 +133,8 @@ fn maps_of_another_secret_size_or_version_are_refused_and_left_alone() {
     abi.set(0, lb_common::ABI_VERSION + 1, 0).unwrap();
     let error = refused(&settings).to_string();
     assert!(
-        error.contains("ABI version 2, this weir has 1") && error.contains("weir detach --all"),
+        error.contains("have ABI version 3, this weir has 2")
+            && error.contains("weir detach --all"),
         "{error}"
     );
     assert_eq!(first.row(5).unwrap(), Row::settled(slot(1)));

@@ -146,16 +146,13 @@ fn detach_takes_the_program_off_and_detach_all_removes_everything() {
     weir.end(Signal::SIGTERM);
     assert!(attached(), "the kernel goes on without the daemon");
     let pins = weir.pins().display().to_string();
-    let said = weir.cli(&format!("detach --all --pins {pins}"));
+    let all = format!("detach --all --config {}", weir.config().display());
     assert_eq!(
-        said,
+        weir.cli(&all),
         format!("detached from eth\ndetached from lo\nremoved the maps in {pins}\n")
     );
     assert!(!attached() && !weir.pins().exists());
-    assert!(
-        weir.cli(&format!("detach --all --pins {pins}"))
-            .contains("Nothing is pinned")
-    );
+    assert!(weir.cli(&all).contains("Nothing is pinned"));
 }
 
 #[test]

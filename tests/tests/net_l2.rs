@@ -129,8 +129,9 @@ fn tcp_and_udp_reach_the_vms_by_both_families_and_counters_are_exact() {
         world.service("dns6", VIP6, "udp", ""),
     ];
     let weir = world.weir(&services.join(""));
-    for service in ["web6", "dns", "dns6"] {
-        weir.wait_serving(service);
+    for service in ["web", "web6", "dns", "dns6"] {
+        weir.wait_for(service, "vm1", "up");
+        weir.wait_for(service, "vm2", "up");
     }
     let mut expected: BTreeMap<(&str, String), u64> = BTreeMap::new();
     for _ in 0..20 {

@@ -172,6 +172,77 @@ fn a_bad_file_is_refused_by_reload_and_signal_and_what_was_stays() {
     assert_eq!(weir.cli("reload").trim(), "Nothing changed.");
 }
 
+/// The maps have room for two backends, and for one service of each family.
+#[test]
+fn what_does_not_fit_into_the_maps_is_refused_by_file_command_line_and_api() {
+    let (_lan, host) = host();
+    let mut weir = Weir::new(&host, CONFIG);
+    let tight = |config: &str| {
+        let text = weir.with_paths(config);
+        let text = text.replace("services = 64", "services = 1");
+        text.replace("backends = 256", "backends = 2")
+    };
+    let third = "[[service.backend]]\nname = \"vm3\"\naddress = \"198.18.0.13\"\n";
+    let shop =
+        "[[service]]\nname = \"shop\"\naddress = \"198.18.9.11\"\nport = 80\nprotocol = \"tcp\"\n";
+    let (fits, backends, services) = (
+        tight(CONFIG),
+        tight(&(CONFIG.to_owned() + third)),
+        tight(&(CONFIG.to_owned() + shop)),
+    );
+    let too_much = [
+        (&backends, "limits.backends: 3 backends, allowed are 2"),
+        (
+            &services,
+            "limits.services: 2 services on IPv4, allowed are 1",
+        ),
+    ];
+    let path = weir.config().display().to_string();
+    for (text, expected) in too_much {
+        std::fs::write(&path, text).unwrap();
+        for command in ["check ", "run --config "] {
+            let error = weir.refused(&(command.to_owned() + &path));
+            assert!(error.contains(expected), "{command}: {error}");
+        }
+        assert!(!weir.pins().exists(), "no pins");
+    }
+
+    std::fs::write(&path, fits).unwrap();
+    weir.run();
+    weir.wait_serving("web");
+    let before = state(&weir);
+    for (text, expected) in too_much {
+        std::fs::write(&path, text).unwrap();
+        for command in ["reload".to_owned(), format!("diff {path}")] {
+            let error = weir.refused(&command);
+            assert!(error.contains(expected), "{command}: {error}");
+            assert_eq!(state(&weir), before, "{command}");
+        }
+    }
+    for (command, path, body, expected) in [
+        (
+            "backend add web vm3 198.18.0.13",
+            "/v1/services/web/backends",
+            r#"{"name": "vm3", "address": "198.18.0.13"}"#,
+            "limits.backends: all 2 are in use",
+        ),
+        (
+            "service add shop 198.18.9.11 80 tcp",
+            "/v1/services",
+            r#"{"name": "shop", "address": "198.18.9.11", "port": 80, "protocol": "tcp"}"#,
+            "limits.services: 2 services of one address family, allowed are 1",
+        ),
+    ] {
+        let error = weir.refused(command);
+        assert!(error.contains(expected), "{command}: {error}");
+        let (status, answer) = weir.http("POST", path, body.as_bytes());
+        assert_eq!(status, 409, "{answer}");
+        let error = answer["errors"][0].as_str().unwrap();
+        assert!(error.contains(expected), "{command}: {error}");
+        assert_eq!(state(&weir), before, "{command}");
+    }
+}
+
 #[test]
 fn check_and_diff_say_what_a_file_would_do_and_do_nothing() {
     let (_lan, host) = host();
@@ -197,6 +268,20 @@ fn check_and_diff_say_what_a_file_would_do_and_do_nothing() {
     assert!(
         diff.contains("128 of 512 rows would move, 25.0 %"),
         "{diff}"
+    );
+    let other = weir.with_paths(CONFIG).replace("/api.sock", "/other.sock");
+    std::fs::write(file.path(), other).unwrap();
+    let error = weir.refused(&format!("diff {path}"));
+    assert!(
+        error.contains("paths.socket: ") && error.contains("/other.sock: paths can't change"),
+        "{error}"
+    );
+    let nowhere = CONFIG.to_owned() + "[[interface]]\nname = \"nonsense\"\n";
+    std::fs::write(file.path(), weir.with_paths(&nowhere)).unwrap();
+    let error = weir.refused(&format!("diff {path}"));
+    assert!(
+        error.contains("interface \"nonsense\" does not exist"),
+        "{error}"
     );
     std::fs::write(file.path(), "[[service]]\nname = 7\n").unwrap();
     assert!(weir.refused(&format!("check {path}")).contains(":2: "));
@@ -320,4 +405,36 @@ fn a_command_whose_reader_has_gone_ends_without_a_word() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn detach_all_leaves_the_maps_of_a_running_daemon_alone_wherever_its_socket_is() {
+    let (_lan, host) = host();
+    let mut weir = Weir::start(&host, CONFIG);
+    weir.wait_serving("web");
+    let before = state(&weir);
+    let directory = tempfile::tempdir().unwrap();
+    let nowhere = directory.path().join("none.sock");
+    let all = |weir: &Weir<'_>, config: &std::path::Path| {
+        let mut command = weir.command();
+        command.env("WEIR_SOCKET", &nowhere);
+        command.args(["detach", "--all", "--config"]).arg(config);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    let (done, said) = all(&weir, &weir.config());
+    assert!(!done && said.contains("a weir is running at"), "{said}");
+    // Its socket may be gone, or have been another when it was started.
+    let other = directory.path().join("weir.toml");
+    let text = std::fs::read_to_string(weir.config()).unwrap();
+    std::fs::write(&other, text.replace("/api.sock", "/other.sock")).unwrap();
+    let (done, said) = all(&weir, &other);
+    let expected = format!("a weir is running (pid {})", weir.pid());
+    assert!(!done && said.contains(&expected), "{said}");
+    assert_eq!(state(&weir), before);
+    weir.end(Signal::SIGKILL);
+    let (done, said) = all(&weir, &other);
+    assert!(done, "{said}");
+    assert!(!weir.pins().exists());
 }

@@ -158,12 +158,13 @@ fn decap_says_what_is_wrong() {
         String::from_utf8(output.stderr).unwrap()
     };
     assert!(refused("attach", &["eth"]).contains("has it already"));
-    assert!(refused("attach", &["nonsense"]).contains("interface \"nonsense\" has no address"));
-    let missing = refused("attach", &["nonsense", "--address", "198.18.0.11"]);
-    assert!(
-        missing.contains("interface \"nonsense\" does not exist"),
-        "{missing}"
-    );
+    vm.netns.ip("link add bare type veth peer name other");
+    assert!(refused("attach", &["bare"]).contains("interface \"bare\" has no address"));
+    for address in [[].as_slice(), &["--address", "198.18.0.11"]] {
+        let missing = refused("attach", &[&["nonsense"], address].concat());
+        let expected = "interface \"nonsense\" does not exist";
+        assert!(missing.contains(expected), "{missing}");
+    }
     assert!(refused("attach", &["eth", "--mode", "fast"]).contains("\"fast\" is not known"));
     assert!(refused("detach", &["lo"]).contains("nothing was attached"));
     assert_eq!(
@@ -171,4 +172,58 @@ fn decap_says_what_is_wrong() {
         1,
         "failures leave nothing"
     );
+}
+
+#[test]
+fn decap_removes_nothing_but_its_own_and_nothing_outside_a_bpf_file_system() {
+    let lan = Lan::new();
+    let vm = lan.host("vm", 11);
+    let run = |arguments: &[&str]| {
+        let mut command = vm.netns.command(binary().to_str().unwrap());
+        let output = command.arg("decap").args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    let precious = tempfile::tempdir().unwrap();
+    let directory = precious.path().to_str().unwrap();
+    let file = precious.path().join("eth/precious");
+    std::fs::create_dir(precious.path().join("eth")).unwrap();
+    std::fs::write(&file, "precious").unwrap();
+    for arguments in [
+        ["attach", "eth", "--pins", directory].as_slice(),
+        &["detach", "eth", "--pins", directory],
+        &["status", "--pins", directory],
+    ] {
+        let (done, said) = run(arguments);
+        assert!(!done && said.contains("not in a BPF file system"), "{said}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+
+    let pins = pins("decap");
+    let directory = pins.to_str().unwrap();
+    for name in ["../weir", "", "..", "eth/links"] {
+        for verb in ["attach", "detach"] {
+            let (done, said) = run(&[verb, name, "--pins", directory]);
+            assert!(
+                !done && said.contains("is not the name of an interface"),
+                "{said}"
+            );
+        }
+    }
+    let (done, said) = run(&["attach", "nonsense", "--pins", directory]);
+    assert!(!done, "attached to nonsense");
+    assert_eq!(said.trim(), "weir: interface \"nonsense\" does not exist");
+    assert!(!pins.exists());
+
+    let own = pins.join("eth/own");
+    std::fs::create_dir_all(pins.join("eth")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &own).unwrap();
+    let (done, said) = run(&["attach", "eth", "--pins", directory]);
+    assert!(done, "{said}");
+    let (done, said) = run(&["detach", "eth", "--pins", directory]);
+    assert!(done, "{said}");
+    assert!(own.is_symlink(), "what weir did not make stays");
+    std::fs::remove_file(own).unwrap();
+    std::fs::remove_dir(pins.join("eth")).unwrap();
+    std::fs::remove_dir(pins).unwrap();
 }

@@ -130,7 +130,8 @@ impl Model {
             entry.numbers = [sequence, sequence];
             return owner;
         }
-        // Where all flows without an entry are the owner's, a new one needs none.
+        // Where all flows without an entry are the owner's, a new one needs none; but one of before
+        // would be taken for it.
         if live.is_none() && owner == untracked && !stale {
             self.established.remove(&key);
             return owner;

@@ -100,7 +100,7 @@ fn packets_go_from_the_nic_straight_into_the_tap_of_a_vm_on_this_host() {
     host.ip("tuntap add dev tap0 mode tap");
     host.ip("link set tap0 up");
     host.ip("addr add 198.18.1.1/24 dev tap0");
-    host.run("sysctl", "-q -w net.ipv4.ip_forward=1");
+    host.set("net/ipv4/ip_forward", "1");
     let port = Port {
         netns: host,
         tap: "tap0",

@@ -9,7 +9,7 @@ use crate::setup;
 
 /// Runs the checks, and stops at the first that finds something.
 pub fn run() -> Result<()> {
-    setup::run(false, true)?;
+    setup::run(false, setup::Purpose::Build)?;
     checks().iter_mut().try_for_each(run::run)
 }
 

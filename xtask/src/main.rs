@@ -6,8 +6,12 @@ mod setup;
 mod test;
 mod tools;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use setup::Purpose;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The developer's commands of Weir")]
@@ -58,12 +62,30 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     run::find_installed_programs();
-    match Arguments::parse().command {
-        Command::Setup { check, build_only } => setup::run(check, build_only),
+    match carry_out(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, whatever RUST_BACKTRACE says.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Result<()> {
+    match command {
+        Command::Setup { check, build_only } => {
+            let purpose = if build_only {
+                Purpose::Build
+            } else {
+                Purpose::Test
+            };
+            setup::run(check, purpose)
+        }
         Command::Build { release } => {
-            setup::run(false, true)?;
+            setup::run(false, Purpose::Build)?;
             tools::weir(release).map(drop)
         }
         Command::Test {

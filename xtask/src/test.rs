@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::run::{is_root, workspace};
-use crate::{setup, tools};
+use crate::setup::{self, Purpose};
+use crate::tools;
 
 /// Runs the tests. The last line of the output is `N passed, N failed`.
 pub fn run(unprivileged: bool, filter: Option<&str>) -> Result<()> {
@@ -16,7 +17,12 @@ pub fn run(unprivileged: bool, filter: Option<&str>) -> Result<()> {
              `sudo -E cargo xtask test`, or `cargo xtask test --unprivileged` for the others"
         );
     }
-    setup::run(false, unprivileged)?;
+    let purpose = if unprivileged {
+        Purpose::Build
+    } else {
+        Purpose::Test
+    };
+    setup::run(false, purpose)?;
 
     let mut counts = Counts::default();
     let mut broken = Vec::new();

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::run::{run, workspace};
-use crate::setup;
+use crate::run::{is_root, run, workspace};
+use crate::setup::{self, Purpose};
 
 /// Builds the binary `weir` and returns its path.
 pub fn weir(release: bool) -> Result<PathBuf> {
@@ -24,7 +24,12 @@ pub fn weir(release: bool) -> Result<PathBuf> {
 
 /// Runs the demo.
 pub fn demo(keep: bool) -> Result<()> {
-    setup::run(false, false)?;
+    if !is_root() {
+        bail!(
+            "the demo loads BPF programs and makes network namespaces, which needs root: run `sudo -E cargo xtask demo`"
+        );
+    }
+    setup::run(false, Purpose::Demo)?;
     let weir = weir(false)?;
     let mut cargo = Command::new("cargo");
     cargo.args([
@@ -43,8 +48,14 @@ pub fn demo(keep: bool) -> Result<()> {
 
 /// Runs the benchmark.
 pub fn bench(arguments: &[String]) -> Result<()> {
-    // It measures a daemon in a namespace as well, as the tests have them.
-    setup::run(false, false)?;
+    let help = |argument: &String| argument == "--help" || argument == "-h";
+    if !is_root() && !arguments.iter().any(help) {
+        bail!(
+            "the benchmark loads BPF programs, which needs root: run `sudo -E cargo xtask bench`"
+        );
+    }
+    // It measures a daemon in a namespace as well.
+    setup::run(false, Purpose::Demo)?;
     let weir = weir(true)?;
     let mut cargo = Command::new("cargo");
     cargo.args(["run", "--quiet", "--release", "--package", "lb-tests"]);

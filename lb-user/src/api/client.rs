@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::Refusal;
+use super::{BODY_MAX, Refusal};
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum ClientError {
     /// The daemon refused.
     #[error("{}", .0.join("\n"))]
     Refused(Vec<String>),
+    /// The daemon would not read it.
+    #[error("the request has {0} bytes: allowed are {BODY_MAX}")]
+    TooLarge(usize),
     /// The exchange failed.
     #[error("talking to weir")]
     Http(#[from] hyper::Error),
@@ -86,6 +89,9 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
+        if body.len() > BODY_MAX {
+            return Err(ClientError::TooLarge(body.len()));
+        }
         let stream = UnixStream::connect(&self.socket).await;
         let stream = stream.map_err(|source| ClientError::Connect {
             path: self.socket.clone(),

@@ -4,6 +4,9 @@
 //! handlers here only translate.
 
 mod client;
+mod extract;
+mod operations;
+mod refusals;
 mod routes;
 mod socket;
 mod types;
@@ -20,6 +23,9 @@ use tokio::sync::oneshot;
 
 use crate::model::{BackendId, Name};
 use crate::spec::{BackendSpec, InterfaceSpec, ServiceSpec};
+
+/// The largest body of a request, in bytes: a file with half a million backends fits.
+pub const BODY_MAX: usize = 64 << 20;
 
 /// What a client asks of the daemon.
 #[derive(Debug)]

@@ -1,12 +1,13 @@
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use tokio::sync::{mpsc, oneshot};
 use utoipa::OpenApi;
 
+use super::extract::{Body, Names, Options};
+use super::operations::Operations;
+use super::refusals::{Broken, Impossible, Missing, Wrong};
 use super::{
     Audit, BackendPatch, Command, Diff, DiffRequest, Done, Error, ExplainRequest, Explained,
     Refusal, RemoveBackend, Reply, Request, ServiceView, Stats, Status,
@@ -14,77 +15,67 @@ use super::{
 use crate::model::{BackendId, Name};
 use crate::spec::{BackendSpec, InterfaceSpec, ServiceSpec};
 
-/// The document that `/v1/openapi.json` serves.
+/// What is in the document besides the operations.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Weir",
         description = "The API of weir's daemon, on its Unix socket"
     ),
-    paths(
-        status,
-        services,
-        service,
-        stats,
-        audit,
-        explain,
-        diff,
-        reload,
-        add_service,
-        remove_service,
-        add_backend,
-        patch_backend,
-        remove_backend,
-        attach,
-        detach,
-        document
-    ),
-    components(schemas(Refusal))
+    components(schemas(
+        Audit,
+        BackendPatch,
+        BackendSpec,
+        Diff,
+        DiffRequest,
+        Done,
+        ExplainRequest,
+        Explained,
+        InterfaceSpec,
+        Refusal,
+        ServiceSpec,
+        ServiceView,
+        Stats,
+        Status
+    ))
 )]
 struct Document;
 
-/// Returns the OpenAPI document.
-pub fn openapi() -> utoipa::openapi::OpenApi {
-    Document::openapi()
+type Daemon = State<mpsc::Sender<Request>>;
+
+/// All there is to ask for. `utoipa::path` makes a type `__path_NAME` of each handler.
+fn operations() -> Operations<mpsc::Sender<Request>> {
+    Operations::new()
+        .with::<__path_document, _>(document)
+        .with::<__path_status, _>(status)
+        .with::<__path_stats, _>(stats)
+        .with::<__path_audit, _>(audit)
+        .with::<__path_explain, _>(explain)
+        .with::<__path_diff, _>(diff)
+        .with::<__path_reload, _>(reload)
+        .with::<__path_services, _>(services)
+        .with::<__path_add_service, _>(add_service)
+        .with::<__path_service, _>(service)
+        .with::<__path_remove_service, _>(remove_service)
+        .with::<__path_add_backend, _>(add_backend)
+        .with::<__path_patch_backend, _>(patch_backend)
+        .with::<__path_remove_backend, _>(remove_backend)
+        .with::<__path_attach, _>(attach)
+        .with::<__path_detach, _>(detach)
 }
 
-type Daemon = State<mpsc::Sender<Request>>;
+/// Returns the OpenAPI document.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    operations().document(Document::openapi())
+}
 
 /// Returns the routes; commands go to `daemon`.
 pub fn router(daemon: mpsc::Sender<Request>) -> Router {
-    Router::new()
-        .route("/v1/openapi.json", get(document))
-        .route("/v1/status", get(status))
-        .route("/v1/stats", get(stats))
-        .route("/v1/audit", get(audit))
-        .route("/v1/explain", post(explain))
-        .route("/v1/diff", post(diff))
-        .route("/v1/reload", post(reload))
-        .route("/v1/services", get(services).post(add_service))
-        .route(
-            "/v1/services/{service}",
-            get(service).delete(remove_service),
-        )
-        .route("/v1/services/{service}/backends", post(add_backend))
-        .route(
-            "/v1/services/{service}/backends/{backend}",
-            patch(patch_backend).delete(remove_backend),
-        )
-        .route("/v1/interfaces", post(attach))
-        .route("/v1/interfaces/{interface}", delete(detach))
-        .fallback(async || {
-            Error::NotFound("there is no such route: see /v1/openapi.json".to_owned())
-        })
-        .method_not_allowed_fallback(async || {
-            refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                vec!["the route does not have this method: see /v1/openapi.json".to_owned()],
-            )
-        })
-        .with_state(daemon)
+    operations().router(daemon)
 }
 
-fn refuse(status: StatusCode, errors: Vec<String>) -> Response {
+/// Returns a refusal with a status.
+pub(super) fn refuse(status: StatusCode, errors: Vec<String>) -> Response {
     (status, Json(Refusal { errors })).into_response()
 }
 
@@ -97,23 +88,6 @@ impl IntoResponse for Error {
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         refuse(status, self.reasons())
-    }
-}
-
-/// A JSON body; what is wrong with one is said as everything else is.
-struct Body<T>(T);
-
-impl<S: Send + Sync, T> FromRequest<S> for Body<T>
-where
-    Json<T>: FromRequest<S, Rejection = JsonRejection>,
-{
-    type Rejection = Error;
-
-    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Error> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(Error::Invalid(vec![rejection.body_text()])),
-        }
     }
 }
 
@@ -141,17 +115,17 @@ async fn ask(daemon: &mpsc::Sender<Request>, command: Command) -> Result<Respons
     Ok(Json(value(daemon, command).await?).into_response())
 }
 
-#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "This document")))]
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "This document", body = serde_json::Value)))]
 async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(openapi())
 }
 
-#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, description = "Done", body = Status), Broken))]
 async fn status(State(daemon): Daemon) -> Result<Response, Error> {
     ask(&daemon, Command::Status).await
 }
 
-#[utoipa::path(get, path = "/v1/services", responses((status = 200, body = Vec<ServiceView>)))]
+#[utoipa::path(get, path = "/v1/services", responses((status = 200, description = "Done", body = Vec<ServiceView>), Broken))]
 async fn services(State(daemon): Daemon) -> Result<Response, Error> {
     let mut status = value(&daemon, Command::Status).await?;
     let services = status.get_mut("services").map(serde_json::Value::take);
@@ -160,9 +134,9 @@ async fn services(State(daemon): Daemon) -> Result<Response, Error> {
 
 #[utoipa::path(
     get, path = "/v1/services/{service}", params(("service" = String, Path)),
-    responses((status = 200, body = ServiceView), (status = 404, body = Refusal))
+    responses((status = 200, description = "Done", body = ServiceView), Wrong, Missing, Broken)
 )]
-async fn service(State(daemon): Daemon, Path(service): Path<String>) -> Result<Response, Error> {
+async fn service(State(daemon): Daemon, Names(service): Names<String>) -> Result<Response, Error> {
     let wanted = name("service", &service)?;
     let status = value(&daemon, Command::Status).await?;
     let services = status
@@ -177,19 +151,19 @@ async fn service(State(daemon): Daemon, Path(service): Path<String>) -> Result<R
     }
 }
 
-#[utoipa::path(get, path = "/v1/stats", responses((status = 200, body = Stats)))]
+#[utoipa::path(get, path = "/v1/stats", responses((status = 200, description = "Done", body = Stats), Broken))]
 async fn stats(State(daemon): Daemon) -> Result<Response, Error> {
     ask(&daemon, Command::Stats).await
 }
 
-#[utoipa::path(get, path = "/v1/audit", responses((status = 200, body = Audit)))]
+#[utoipa::path(get, path = "/v1/audit", responses((status = 200, description = "Done", body = Audit), Broken))]
 async fn audit(State(daemon): Daemon) -> Result<Response, Error> {
     ask(&daemon, Command::Audit).await
 }
 
 #[utoipa::path(
     post, path = "/v1/explain", request_body = ExplainRequest,
-    responses((status = 200, body = Explained), (status = 400, body = Refusal))
+    responses((status = 200, description = "Done", body = Explained), Wrong, Broken)
 )]
 async fn explain(
     State(daemon): Daemon,
@@ -200,7 +174,7 @@ async fn explain(
 
 #[utoipa::path(
     post, path = "/v1/diff", request_body = DiffRequest,
-    responses((status = 200, body = Diff), (status = 400, body = Refusal))
+    responses((status = 200, description = "Done", body = Diff), Wrong, Impossible, Broken)
 )]
 async fn diff(State(daemon): Daemon, Body(request): Body<DiffRequest>) -> Result<Response, Error> {
     ask(&daemon, Command::Diff(request)).await
@@ -208,7 +182,7 @@ async fn diff(State(daemon): Daemon, Body(request): Body<DiffRequest>) -> Result
 
 #[utoipa::path(
     post, path = "/v1/reload",
-    responses((status = 200, body = Done), (status = 400, body = Refusal), (status = 409, body = Refusal))
+    responses((status = 200, description = "Done", body = Done), Wrong, Impossible, Broken)
 )]
 async fn reload(State(daemon): Daemon) -> Result<Response, Error> {
     ask(&daemon, Command::Reload).await
@@ -216,7 +190,7 @@ async fn reload(State(daemon): Daemon) -> Result<Response, Error> {
 
 #[utoipa::path(
     post, path = "/v1/services", request_body = ServiceSpec,
-    responses((status = 200, body = Done), (status = 400, body = Refusal), (status = 409, body = Refusal))
+    responses((status = 200, description = "Done", body = Done), Wrong, Impossible, Broken)
 )]
 async fn add_service(
     State(daemon): Daemon,
@@ -227,11 +201,11 @@ async fn add_service(
 
 #[utoipa::path(
     delete, path = "/v1/services/{service}", params(("service" = String, Path)),
-    responses((status = 200, body = Done), (status = 404, body = Refusal))
+    responses((status = 200, description = "Done", body = Done), Wrong, Missing, Broken)
 )]
 async fn remove_service(
     State(daemon): Daemon,
-    Path(service): Path<String>,
+    Names(service): Names<String>,
 ) -> Result<Response, Error> {
     ask(&daemon, Command::RemoveService(name("service", &service)?)).await
 }
@@ -239,14 +213,11 @@ async fn remove_service(
 #[utoipa::path(
     post, path = "/v1/services/{service}/backends", params(("service" = String, Path)),
     request_body = BackendSpec,
-    responses(
-        (status = 200, body = Done), (status = 400, body = Refusal), (status = 404, body = Refusal),
-        (status = 409, body = Refusal)
-    )
+    responses((status = 200, description = "Done", body = Done), Wrong, Missing, Impossible, Broken)
 )]
 async fn add_backend(
     State(daemon): Daemon,
-    Path(service): Path<String>,
+    Names(service): Names<String>,
     Body(spec): Body<BackendSpec>,
 ) -> Result<Response, Error> {
     ask(
@@ -259,33 +230,32 @@ async fn add_backend(
 #[utoipa::path(
     patch, path = "/v1/services/{service}/backends/{backend}",
     params(("service" = String, Path), ("backend" = String, Path)), request_body = BackendPatch,
-    responses((status = 200, body = Done), (status = 400, body = Refusal), (status = 404, body = Refusal))
+    responses((status = 200, description = "Done", body = Done), Wrong, Missing, Broken)
 )]
 async fn patch_backend(
     State(daemon): Daemon,
-    Path(path): Path<(String, String)>,
+    Names(names): Names<(String, String)>,
     Body(change): Body<BackendPatch>,
 ) -> Result<Response, Error> {
-    ask(&daemon, Command::PatchBackend(backend_id(path)?, change)).await
+    ask(&daemon, Command::PatchBackend(backend_id(names)?, change)).await
 }
 
 #[utoipa::path(
     delete, path = "/v1/services/{service}/backends/{backend}",
     params(("service" = String, Path), ("backend" = String, Path), RemoveBackend),
-    responses((status = 200, body = Done), (status = 400, body = Refusal), (status = 404, body = Refusal))
+    responses((status = 200, description = "Done", body = Done), Wrong, Missing, Broken)
 )]
 async fn remove_backend(
     State(daemon): Daemon,
-    Path(path): Path<(String, String)>,
-    query: Result<Query<RemoveBackend>, axum::extract::rejection::QueryRejection>,
+    Names(names): Names<(String, String)>,
+    Options(how): Options<RemoveBackend>,
 ) -> Result<Response, Error> {
-    let Query(how) = query.map_err(|error| Error::Invalid(vec![error.body_text()]))?;
-    ask(&daemon, Command::RemoveBackend(backend_id(path)?, how)).await
+    ask(&daemon, Command::RemoveBackend(backend_id(names)?, how)).await
 }
 
 #[utoipa::path(
     post, path = "/v1/interfaces", request_body = InterfaceSpec,
-    responses((status = 200, body = Done), (status = 400, body = Refusal), (status = 409, body = Refusal))
+    responses((status = 200, description = "Done", body = Done), Wrong, Impossible, Broken)
 )]
 async fn attach(State(daemon): Daemon, Body(spec): Body<InterfaceSpec>) -> Result<Response, Error> {
     ask(&daemon, Command::Attach(spec)).await
@@ -293,8 +263,8 @@ async fn attach(State(daemon): Daemon, Body(spec): Body<InterfaceSpec>) -> Resul
 
 #[utoipa::path(
     delete, path = "/v1/interfaces/{interface}", params(("interface" = String, Path)),
-    responses((status = 200, body = Done), (status = 404, body = Refusal))
+    responses((status = 200, description = "Done", body = Done), Wrong, Missing, Broken)
 )]
-async fn detach(State(daemon): Daemon, Path(interface): Path<String>) -> Result<Response, Error> {
+async fn detach(State(daemon): Daemon, Names(interface): Names<String>) -> Result<Response, Error> {
     ask(&daemon, Command::Detach(interface)).await
 }

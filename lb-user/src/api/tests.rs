@@ -71,6 +71,39 @@ async fn every_documented_route_exists_and_nothing_else() {
         "post /v1/services/{service}/backends",
     ];
     assert_eq!(routes, expected.map(str::to_owned).into());
+    // A route that is made otherwise would be in no document.
+    assert!(!include_str!("routes.rs").contains(".route("));
+}
+
+#[test]
+fn the_document_names_only_schemas_that_it_has() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let text = document.to_string();
+    let references = text.split("#/components/schemas/").skip(1);
+    let mut count = 0;
+    for name in references.filter_map(|rest| rest.split('"').next()) {
+        assert!(schemas.contains_key(name), "{name}");
+        count += 1;
+    }
+    assert!(count > 20);
+}
+
+/// A body of so many bytes to compare, and what becomes of it.
+async fn sent(client: &Client, len: usize) -> Result<Value, ClientError> {
+    let request = DiffRequest {
+        toml: "#".repeat(len),
+        file: String::new(),
+    };
+    client.send_json(Method::POST, "/v1/diff", &request).await
+}
+
+#[tokio::test]
+async fn a_body_may_be_large_but_not_endless() {
+    let (_directory, client) = echo().await;
+    assert!(sent(&client, 8 << 20).await.is_ok());
+    let error = sent(&client, BODY_MAX).await.unwrap_err().to_string();
+    assert!(error.ends_with("allowed are 67108864"), "{error}");
 }
 
 #[tokio::test]
@@ -112,6 +145,10 @@ async fn requests_become_commands_and_refusals_errors() {
     assert!(
         refused(client.send(Method::DELETE, "/v1/services/a%20b").await)
             .contains("\"a b\" is not a name")
+    );
+    assert!(
+        refused(client.send(Method::DELETE, "/v1/services/%FF").await).contains("UTF-8"),
+        "not as text, as axum would"
     );
     let wrong = json!({"wieght": 7});
     let error = refused(client.send_json(Method::PATCH, path, &wrong).await);

@@ -42,7 +42,7 @@ pub enum Command {
     /// on forwarding until `weir detach`
     Run {
         /// The configuration file
-        #[arg(long, default_value = "/etc/weir/weir.toml")]
+        #[arg(long, default_value = CONFIG)]
         config: PathBuf,
         /// How log lines look
         #[arg(long, value_enum, default_value = "text")]
@@ -105,9 +105,13 @@ pub enum Command {
         /// Everything: all links and all pinned maps. For when the daemon is stopped
         #[arg(long)]
         all: bool,
-        /// Where the maps are pinned
-        #[arg(long, default_value = "/sys/fs/bpf/weir")]
-        pins: PathBuf,
+        /// With --all: the configuration file of the daemon, which says where its maps are
+        /// [default: /etc/weir/weir.toml, or weir's own places if there is none]
+        #[arg(long, requires = "all")]
+        config: Option<PathBuf>,
+        /// With --all: where the maps are pinned, if the file doesn't say
+        #[arg(long, requires = "all")]
+        pins: Option<PathBuf>,
     },
     /// Services
     #[command(subcommand)]
@@ -155,6 +159,9 @@ pub enum DecapCommand {
         pins: PathBuf,
     },
 }
+
+/// Where the configuration file is, if nobody says otherwise.
+pub const CONFIG: &str = "/etc/weir/weir.toml";
 
 const DECAP_PINS: &str = "/sys/fs/bpf/weir-decap";
 

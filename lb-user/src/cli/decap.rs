@@ -51,7 +51,7 @@ pub fn run(command: DecapCommand, json: bool) -> Result<ExitCode> {
         }
         DecapCommand::Status { pins } => {
             let mut all = BTreeMap::new();
-            for interface in decap::interfaces(&pins) {
+            for interface in decap::interfaces(&pins)? {
                 let counters = decap::counters(&pins, &interface)?;
                 let counters: BTreeMap<&str, u64> = counters
                     .iter()

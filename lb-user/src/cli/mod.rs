@@ -56,11 +56,12 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     if let Command::Detach {
         interface: None,
+        config,
         pins,
         ..
     } = command
     {
-        return detach::all(&arguments.socket, &pins);
+        return detach::all(&arguments.socket, config.as_deref(), pins);
     }
     let client = crate::api::Client::new(&arguments.socket);
     runtime.block_on(commands::run(&client, command, arguments.json))

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::fit::misfits;
 use super::{Config, Paths, Problem};
 use crate::model::{Desired, EncapSource, Limits};
 use crate::spec::{Checker, InterfaceSpec, ServiceSpec, SpecError, clashes};
@@ -128,6 +129,9 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
     for (name, error) in clashes(services.iter().map(|(_, service)| service)) {
         let span = spans.get(&name).cloned().unwrap_or_default();
         report.add(span, error.to_string());
+    }
+    for (span, message) in misfits(&desired.limits, &services) {
+        report.add(span, message);
     }
     desired.services = services
         .into_iter()

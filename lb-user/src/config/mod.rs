@@ -5,6 +5,7 @@
 
 mod diff;
 mod file;
+mod fit;
 
 #[cfg(test)]
 mod tests;

@@ -96,6 +96,44 @@ protocol = \"tcp\"
 }
 
 #[test]
+fn more_than_the_limits_allow_is_refused_where_it_begins() {
+    let service = |name: &str, address: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\naddress = \"{address}\"\nport = 80\nprotocol = \"tcp\"\n"
+        )
+    };
+    let backend = |name: &str, address: &str| {
+        format!("[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n")
+    };
+    let text = [
+        "[limits]\nservices = 1\nbackends = 1\nrows = 256\n".to_owned(),
+        service("a", "198.18.0.10"),
+        backend("vm1", "198.18.1.1"),
+        service("b", "198.18.0.11"),
+        backend("vm1", "198.18.1.1"),
+    ];
+    assert_eq!(
+        problems(&text.concat()),
+        [
+            "weir.toml:13: limits.services: 2 services on IPv4, allowed are 1",
+            "weir.toml:13: limits.backends: 2 backends, allowed are 1",
+            "weir.toml:13: limits.rows: 2 services need 256 rows each at the least, 512 together, allowed are 256",
+        ]
+    );
+    assert!(Config::parse(&text[..3].concat(), "weir.toml").is_ok());
+    let both = [
+        &text[0].replace("256", "512"),
+        &text[1],
+        &service("c", "2001:db8::1"),
+    ];
+    let both: String = both.into_iter().map(String::as_str).collect();
+    assert!(
+        Config::parse(&both, "weir.toml").is_ok(),
+        "each family has a map"
+    );
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/weir.toml")).unwrap_err();
     assert_eq!(error.to_string(), "/nonexistent/weir.toml");

@@ -6,9 +6,10 @@ use super::Daemon;
 use crate::api::{
     Audit, BackendPatch, Command, Diff, DiffRequest, Done, Error, Moves, RemoveBackend, Reply,
 };
-use crate::config::{self, Config};
+use crate::config::{self, Config, Paths};
+use crate::dataplane::AttachError;
 use crate::engine::EngineError;
-use crate::model::{Backend, BackendId, Name, Service, Weight};
+use crate::model::{Backend, BackendId, Desired, Name, Service, Weight};
 use crate::spec::{BackendSpec, Checker, InterfaceSpec, ServiceSpec, SpecError, clashes};
 
 impl Daemon {
@@ -43,7 +44,16 @@ impl Daemon {
         let config = Config::parse(&request.toml, &request.file).map_err(|error| {
             Error::Invalid(error.to_string().lines().map(str::to_owned).collect())
         })?;
+        // What a reload would refuse is refused in its words, as far as that can be known.
+        let mut refused = self.changed_paths(&config.paths);
         let (desired, _) = self.overrides.apply(&config.desired);
+        if let Err(error) = self.engine.prepare(desired.clone()) {
+            refused.push(error.to_string());
+        }
+        refused.extend(self.missing_interfaces(&desired));
+        if !refused.is_empty() {
+            return Err(Error::Conflict(refused));
+        }
         let changes = config::diff(self.engine.desired(), &desired);
         let moves = self.engine.diff(&desired);
         Ok(Diff {
@@ -57,6 +67,32 @@ impl Daemon {
                 })
                 .collect(),
         })
+    }
+
+    fn changed_paths(&self, paths: &Paths) -> Vec<String> {
+        let fields = [
+            ("state", &self.paths.state, &paths.state),
+            ("socket", &self.paths.socket, &paths.socket),
+            ("pins", &self.paths.pins, &paths.pins),
+        ];
+        let changed = fields.into_iter().filter(|(_, old, new)| old != new);
+        changed
+            .map(|(field, old, new)| {
+                let (old, new) = (old.display(), new.display());
+                format!("paths.{field}: {old} -> {new}: paths can't change while weir runs: stop it and start it again")
+            })
+            .collect()
+    }
+
+    /// Returns why interfaces that are newly declared can't be attached to.
+    fn missing_interfaces(&self, desired: &Desired) -> Vec<String> {
+        let current = &self.engine.desired().interfaces;
+        let missing = desired.interfaces.keys().filter(|name| {
+            !current.contains_key(*name) && nix::net::if_::if_nametoindex(name.as_str()).is_err()
+        });
+        missing
+            .map(|name| AttachError::NoInterface(name.clone()).to_string())
+            .collect()
     }
 
     fn add_service(&mut self, spec: &ServiceSpec) -> Result<Vec<String>, Error> {

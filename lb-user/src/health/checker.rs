@@ -1,19 +1,21 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{Fuse, FusedFuture as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use super::descriptors;
 use super::machine::Machine;
-use super::probe::probe;
+use super::probe::{ProbeError, probe};
+use super::shortage::Shortage;
 use crate::model::{BackendId, HealthCheck, HealthState};
-
-/// Probes under way at the same time: each needs a descriptor, and a process has 1024 by default.
-const CONCURRENT: usize = 256;
 
 /// A backend to be probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub struct Report {
     pub id: BackendId,
     /// Its new state.
     pub state: HealthState,
-    /// The last failure.
+    /// Why, if it is not up: the last failure, or that there is proof.
     pub why: Option<String>,
 }
 
@@ -40,7 +42,15 @@ pub struct Report {
 pub struct Checker {
     reports: mpsc::Sender<Report>,
     targets: BTreeMap<BackendId, Running>,
-    probes: Arc<Semaphore>,
+    means: Arc<Means>,
+}
+
+/// What all probes share.
+#[derive(Debug)]
+struct Means {
+    /// Each probe under way needs a descriptor.
+    descriptors: Semaphore,
+    shortage: Shortage,
 }
 
 #[derive(Debug)]
@@ -57,12 +67,16 @@ impl Drop for Running {
 }
 
 impl Checker {
-    /// Returns a checker that probes nobody yet and reports changes to `reports`.
+    /// Returns a checker that probes nobody yet and reports changes to `reports`. Takes as many
+    /// descriptors for this process as its environment allows.
     pub fn new(reports: mpsc::Sender<Report>) -> Self {
         Self {
             reports,
             targets: BTreeMap::new(),
-            probes: Arc::new(Semaphore::new(CONCURRENT)),
+            means: Arc::new(Means {
+                descriptors: Semaphore::new(descriptors::raise()),
+                shortage: Shortage::default(),
+            }),
         }
     }
 
@@ -73,12 +87,12 @@ impl Checker {
         &mut self,
         targets: BTreeMap<BackendId, Target>,
         known: impl Fn(&BackendId) -> HealthState,
-    ) -> Vec<BackendId> {
-        let mut ended = Vec::new();
+    ) -> BTreeSet<BackendId> {
+        let mut ended = BTreeSet::new();
         self.targets.retain(|id, running| {
             let same = targets.get(id) == Some(&running.target);
             if !same {
-                ended.push(id.clone());
+                ended.insert(id.clone());
             }
             same
         });
@@ -97,7 +111,7 @@ impl Checker {
                 target.clone(),
                 state,
                 self.reports.clone(),
-                self.probes.clone(),
+                self.means.clone(),
                 proofs_of_death,
             ));
             let task = task.abort_handle();
@@ -133,32 +147,44 @@ async fn watch(
     target: Target,
     state: HealthState,
     reports: mpsc::Sender<Report>,
-    probes: Arc<Semaphore>,
+    means: Arc<Means>,
     mut proofs: mpsc::Receiver<()>,
 ) {
     let check = &target.check;
     let mut machine = Machine::new(check, state, Instant::now().into_std());
-    let mut why = None;
+    let mut failure: Option<String> = None;
     // Thousands of backends are not probed all at the same moment.
     let mut due = interval_at(Instant::now() + offset(&id, check.interval), check.interval);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The probe under way. Proofs and deadlines don't wait for it.
+    let mut attempt = pin!(Fuse::terminated());
     loop {
         let deadline = machine.deadline().map(Instant::from_std);
-        let changed = tokio::select! {
-            _ = due.tick() => {
-                let Ok(_permit) = probes.acquire().await else { return };
-                let result = probe(&check.probe, target.address, check.timeout).await;
-                let ok = result.is_ok();
-                why = result.err().map(|error| error.to_string()).or(why);
-                machine.probed(ok, Instant::now().into_std())
+        let (changed, why) = tokio::select! {
+            _ = due.tick(), if attempt.is_terminated() => {
+                attempt.set(once(&target, &means).fuse());
+                continue;
+            }
+            result = &mut attempt => {
+                if let Err(error) = &result && error.is_local() {
+                    means.shortage.note(error);
+                    continue;
+                }
+                let changed = machine.probed(result.is_ok(), Instant::now().into_std());
+                failure = result.err().map(|error| error.to_string());
+                (changed, failure.clone())
             }
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                machine.tick(Instant::now().into_std())
+                let few = || "too few successes in a row".to_owned();
+                let changed = machine.tick(Instant::now().into_std());
+                (changed, Some(failure.clone().unwrap_or_else(few)))
             }
-            Some(()) = proofs.recv() => machine.proof_of_death(Instant::now().into_std()),
+            Some(()) = proofs.recv() => {
+                let changed = machine.proof_of_death(Instant::now().into_std());
+                (changed, Some("proof of death".to_owned()))
+            }
         };
         if let Some(state) = changed {
-            let why = why.clone().filter(|_| state != HealthState::Up);
             let report = Report {
                 id: id.clone(),
                 state,
@@ -169,6 +195,13 @@ async fn watch(
             }
         }
     }
+}
+
+/// Probes a backend once, as soon as there are the means to.
+async fn once(target: &Target, means: &Means) -> Result<(), ProbeError> {
+    // It is never closed; if it were, there would be no limit.
+    let _descriptor = means.descriptors.acquire().await;
+    probe(&target.check.probe, target.address, target.check.timeout).await
 }
 
 /// Spreads first probes over the first interval, the same way every time.

@@ -1,8 +1,10 @@
 //! Health checks: probes of backends, and what follows from them.
 
 mod checker;
+mod descriptors;
 mod machine;
 mod probe;
+mod shortage;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UdpSocket};
@@ -47,6 +48,29 @@ pub enum ProbeError {
     #[error("the answer begins otherwise than expected")]
     Answer,
 }
+
+impl ProbeError {
+    /// Returns whether this host lacked something that the probe needs: descriptors, memory,
+    /// ports, permission. The backend was not asked then.
+    pub fn is_local(&self) -> bool {
+        let Self::Io(error) = self else {
+            return false;
+        };
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        errno.is_some_and(|errno| LOCAL.contains(&errno))
+    }
+}
+
+const LOCAL: [Errno; 8] = [
+    Errno::EMFILE,
+    Errno::ENFILE,
+    Errno::ENOMEM,
+    Errno::ENOBUFS,
+    Errno::EADDRINUSE,
+    Errno::EADDRNOTAVAIL,
+    Errno::EPERM,
+    Errno::EAGAIN,
+];
 
 /// Probes a backend once.
 pub async fn probe(probe: &Probe, address: IpAddr, timeout: Duration) -> Result<(), ProbeError> {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
@@ -280,7 +280,7 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
     let both = BTreeMap::from([(id("a"), target(HOST)), (id("b"), target(none))]);
     assert_eq!(
         checker.set_targets(both.clone(), |_| HealthState::Unknown),
-        []
+        BTreeSet::new()
     );
     let mut first = [reports.recv().await.unwrap(), reports.recv().await.unwrap()];
     first.sort_by_key(|report| report.id.backend.clone());
@@ -291,7 +291,10 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
     );
     assert!(first[1].why.as_deref().unwrap().contains("refused"));
 
-    assert_eq!(checker.set_targets(both, |_| HealthState::Dead), []);
+    assert_eq!(
+        checker.set_targets(both, |_| HealthState::Dead),
+        BTreeSet::new()
+    );
     checker.proof_of_death(&id("a"));
     let next = reports.recv().await.unwrap();
     assert_eq!(
@@ -307,9 +310,41 @@ async fn a_checker_reports_changes_and_keeps_the_state_of_the_unchanged() {
     );
     assert_eq!(
         checker.set_targets(BTreeMap::new(), |_| HealthState::Unknown),
-        [id("a"), id("b")]
+        BTreeSet::from([id("a"), id("b")])
     );
     assert!(!checker.probes(&id("a")));
     drop(checker);
     assert_eq!(reports.recv().await, None, "all tasks have ended");
+}
+
+#[tokio::test]
+async fn proof_of_death_does_not_wait_for_the_probe_under_way() {
+    // It takes connections, and never answers.
+    let listener = TcpListener::bind((HOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port().try_into().unwrap();
+    let mut slow = check(http(port, (200, 299), None));
+    slow.timeout = LONG;
+    let (sender, mut reports) = mpsc::channel(16);
+    let mut checker = Checker::new(sender);
+    let target = Target {
+        address: HOST,
+        check: slow,
+    };
+    checker.set_targets(BTreeMap::from([(id("a"), target)]), |_| HealthState::Up);
+    let _probe = listener.accept().await.unwrap();
+    checker.proof_of_death(&id("a"));
+    let report = tokio::time::timeout(LONG / 10, reports.recv()).await;
+    let report = report.unwrap().unwrap();
+    assert_eq!(report.state, HealthState::Dead);
+    assert_eq!(report.why.as_deref(), Some("proof of death"));
+}
+
+#[test]
+fn what_this_host_lacks_is_no_failure_of_the_backend() {
+    let error = |errno| ProbeError::Io(std::io::Error::from_raw_os_error(errno));
+    assert!(error(libc::EMFILE).is_local());
+    assert!(error(libc::EADDRNOTAVAIL).is_local());
+    assert!(!error(libc::ECONNREFUSED).is_local());
+    assert!(!error(libc::EHOSTUNREACH).is_local());
+    assert!(!ProbeError::TimedOut(LONG).is_local());
 }

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -16,7 +17,7 @@ use netlink_packet_route::route::{
 use rtnetlink::{Error, Handle};
 
 use super::resolve::Route;
-use super::tables::{Link, LinkKind, Neighbour, Tables};
+use super::tables::{Link, LinkKind, Neighbour, PortKey, Tables, VlanMember};
 use crate::model::Mac;
 
 /// Reads all links, neighbours and bridge ports.
@@ -28,29 +29,77 @@ pub(super) async fn tables(handle: &Handle) -> Result<Tables, Error> {
             tables.links.insert(message.header.index, link);
         }
     }
-    read_neighbours(handle, &mut tables).await?;
-    Ok(tables)
-}
-
-/// Reads neighbours and bridge ports anew.
-pub(super) async fn read_neighbours(handle: &Handle, tables: &mut Tables) -> Result<(), Error> {
-    tables.neighbours.clear();
-    tables.ports.clear();
+    let filtering = |link: &Link| link.kind == LinkKind::Bridge { filters: true };
+    if tables.links.values().any(filtering) {
+        read_vlans(handle, &mut tables).await?;
+    }
     let mut neighbours = handle.neighbours().get().execute();
     while let Some(message) = neighbours.try_next().await? {
-        if let Some((address, neighbour)) = neighbour(&message) {
-            let key = (message.header.ifindex, address);
-            tables.neighbours.insert(key, neighbour);
-        }
+        put_neighbour(&mut tables, &message);
     }
     let request = handle.neighbours().get();
     let mut ports = request.set_address_family(AddressFamily::Bridge).execute();
     while let Some(message) = ports.try_next().await? {
-        if let Some(key) = bridge_entry(&message) {
-            tables.ports.insert(key, message.header.ifindex);
+        put_neighbour(&mut tables, &message);
+    }
+    Ok(tables)
+}
+
+/// Reads which VLANs bridges and their ports are in.
+async fn read_vlans(handle: &Handle, tables: &mut Tables) -> Result<(), Error> {
+    let request = handle.link().get();
+    let request = request.set_filter_mask(AddressFamily::Bridge, vec![LinkExtentMask::Brvlan]);
+    let mut links = request.execute();
+    while let Some(message) = links.try_next().await? {
+        let specs = message.attributes.iter().filter_map(|attribute| {
+            if let LinkAttribute::AfSpecBridge(specs) = attribute {
+                Some(specs)
+            } else {
+                None
+            }
+        });
+        for spec in specs.flatten() {
+            if let AfSpecBridge::VlanInfo(info) = spec {
+                let member = VlanMember {
+                    own: info.flags.contains(BridgeVlanInfoFlags::Pvid),
+                    untagged: info.flags.contains(BridgeVlanInfoFlags::Untagged),
+                };
+                let key = (message.header.index, info.vid);
+                tables.vlans.insert(key, member);
+            }
         }
     }
     Ok(())
+}
+
+/// Takes over what the kernel says of a neighbour, or of what is behind a bridge's port. Returns
+/// whether that is news.
+pub(super) fn put_neighbour(tables: &mut Tables, message: &NeighbourMessage) -> bool {
+    let ifindex = message.header.ifindex;
+    if message.header.family == AddressFamily::Bridge {
+        // The ports' own addresses are permanent entries: nobody is behind them.
+        let own = message.header.state == NeighbourState::Permanent;
+        port_key(message)
+            .filter(|_| !own)
+            .is_some_and(|key| tables.ports.insert(key, ifindex) != Some(ifindex))
+    } else {
+        neighbour(message).is_some_and(|(address, neighbour)| {
+            let key = (ifindex, address);
+            tables.neighbours.insert(key, neighbour) != Some(neighbour)
+        })
+    }
+}
+
+/// Forgets what the kernel has forgotten. Returns whether that is news.
+pub(super) fn remove_neighbour(tables: &mut Tables, message: &NeighbourMessage) -> bool {
+    let ifindex = message.header.ifindex;
+    if message.header.family == AddressFamily::Bridge {
+        let key = port_key(message).filter(|key| tables.ports.get(key) == Some(&ifindex));
+        key.is_some_and(|key| tables.ports.remove(&key).is_some())
+    } else {
+        neighbour(message)
+            .is_some_and(|(address, _)| tables.neighbours.remove(&(ifindex, address)).is_some())
+    }
 }
 
 /// Asks where packets to `address` go; `interface` binds the question to one.
@@ -99,8 +148,10 @@ fn link(message: &LinkMessage) -> Option<Link> {
             .flags
             .contains(LinkFlags::Up | LinkFlags::LowerUp),
         kind: LinkKind::Plain,
+        master: None,
     };
     let mut parent = None;
+    let mut elsewhere = false;
     let mut infos: &[LinkInfo] = &[];
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
@@ -112,25 +163,42 @@ fn link(message: &LinkMessage) -> Option<Link> {
             link.mtu = *mtu;
         } else if let LinkAttribute::Link(index) = attribute {
             parent = Some(*index);
+        } else if let LinkAttribute::LinkNetNsId(_) = attribute {
+            elsewhere = true;
+        } else if let LinkAttribute::Controller(index) = attribute {
+            link.master = Some(*index);
         } else if let LinkAttribute::LinkInfo(found) = attribute {
             infos = found;
         }
     }
     for info in infos {
         if let LinkInfo::Kind(InfoKind::Bridge) = info {
-            link.kind = LinkKind::Bridge;
+            link.kind = LinkKind::Bridge { filters: false };
+        } else if let LinkInfo::Data(InfoData::Bridge(data)) = info {
+            let filters = data.contains(&InfoBridge::VlanFiltering(true));
+            link.kind = LinkKind::Bridge { filters };
         } else if let (LinkInfo::Data(InfoData::Vlan(data)), Some(parent)) = (info, parent) {
-            let id = data.iter().find_map(|data| {
-                if let InfoVlan::Id(id) = data {
-                    Some(*id)
-                } else {
-                    None
-                }
-            });
-            link.kind = id.map_or(link.kind, |id| LinkKind::Vlan { parent, id });
+            link.kind = vlan(data, parent, elsewhere).unwrap_or(link.kind);
         }
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+fn vlan(data: &[InfoVlan], parent: u32, elsewhere: bool) -> Option<LinkKind> {
+    let id = data.iter().find_map(|data| {
+        if let InfoVlan::Id(id) = data {
+            Some(*id)
+        } else {
+            None
+        }
+    })?;
+    Some(if elsewhere {
+        LinkKind::Unsupported("a VLAN of an interface in another network namespace")
+    } else if data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)) {
+        LinkKind::Unsupported("a VLAN with tags of 802.1ad, and frames get one of 802.1Q")
+    } else {
+        LinkKind::Vlan { parent, id }
+    })
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
@@ -158,25 +226,26 @@ fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
     Some((address?, neighbour))
 }
 
-fn bridge_entry(message: &NeighbourMessage) -> Option<(u32, Mac)> {
+fn port_key(message: &NeighbourMessage) -> Option<PortKey> {
     let mut bridge = None;
     let mut lladdr = None;
+    let mut vlan = None;
     for attribute in &message.attributes {
         if let NeighbourAttribute::Controller(index) = attribute {
             bridge = Some(*index);
         } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
             lladdr = mac(bytes);
+        } else if let NeighbourAttribute::Vlan(id) = attribute {
+            vlan = Some(*id);
         }
     }
-    // The ports' own addresses are permanent entries: nobody is behind them.
-    (message.header.state != NeighbourState::Permanent)
-        .then_some(())
-        .and(bridge.zip(lladdr))
+    Some((bridge?, vlan, lladdr?))
 }
 
 fn read_route(message: &RouteMessage) -> Option<Route> {
     let mut route = Route {
         interface: 0,
+        port: None,
         gateway: None,
         source: None,
         mtu: None,

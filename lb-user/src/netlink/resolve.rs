@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
-use super::tables::{LinkKind, Neighbour, Tables};
+use super::egress::Egress;
+use super::tables::{Neighbour, Tables};
 use crate::model::{Backend, Forward, Mac, NextHop};
 
 /// A backend to be reached.
@@ -32,6 +33,8 @@ impl From<&Backend> for Target {
 pub struct Route {
     /// The interface.
     pub interface: u32,
+    /// The port to send from if that is a bridge, instead of the one that the bridge has learned.
+    pub port: Option<u32>,
     /// The router, if there is one on the way.
     pub gateway: Option<IpAddr>,
     /// The source address that the kernel would take.
@@ -99,6 +102,16 @@ pub enum Unresolved {
         /// The neighbour's Ethernet address.
         mac: Mac,
     },
+    /// Interfaces lie on each other in a way that XDP can't stand in for.
+    #[error(
+        "interface \"{link}\": {reason}: allowed is a NIC, a tap or a veth, one VLAN of it, a bridge, or one VLAN of a bridge"
+    )]
+    Unsupported {
+        /// The interface's name.
+        link: String,
+        /// What is in the way.
+        reason: &'static str,
+    },
 }
 
 impl Unresolved {
@@ -154,24 +167,13 @@ pub fn resolve(target: &Target, route: &Route, tables: &Tables) -> Result<NextHo
             }
         }
     };
-    let (ifindex, vlan) = match link.kind {
-        LinkKind::Plain => (route.interface, None),
-        LinkKind::Vlan { parent, id } => (parent, Some(id)),
-        LinkKind::Bridge => {
-            let port = tables.ports.get(&(route.interface, destination_mac));
-            let port = port.ok_or_else(|| Unresolved::NoPort {
-                bridge: link.name.clone(),
-                mac: destination_mac,
-            })?;
-            (*port, None)
-        }
-    };
+    let egress = Egress::find(tables, route.interface, route.port, destination_mac)?;
     Ok(NextHop {
-        ifindex,
-        vlan,
+        ifindex: egress.ifindex,
+        vlan: egress.vlan,
         source_mac,
         destination_mac,
         source_address: route.source,
-        mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
+        mtu: route.mtu.map_or(egress.mtu, |mtu| mtu.min(egress.mtu)),
     })
 }

@@ -1,3 +1,4 @@
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -12,16 +13,17 @@ use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::kernel;
+use super::pace::Pace;
 use super::resolve::{Route, Target, Unresolved, neighbour_of, resolve};
 use super::tables::{Link, Neighbour, Tables};
 use crate::model::{BackendId, NextHop};
 
-/// After a change the kernel mostly has more to say: wait this long, then look once.
-const DEBOUNCE: Duration = Duration::from_millis(10);
+/// The longest pause between two readings of all tables, however often routes change.
+const TABLES: Duration = Duration::from_secs(1);
+/// The longest pause between two resolutions of all targets, however often neighbours change.
+const HOPS: Duration = Duration::from_millis(50);
 /// Traffic that XDP forwards does not confirm neighbours to the kernel: ask it to make sure.
 const REFRESH: Duration = Duration::from_secs(5);
-/// After a failure.
-const RETRY: Duration = Duration::from_secs(1);
 
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
@@ -105,26 +107,18 @@ impl Resolver {
     }
 }
 
-/// What a message of the kernel makes worth reading again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Stale {
-    neighbours: bool,
-    all: bool,
+/// What a message of the kernel means for the mirrored tables.
+enum News {
+    /// They say so already.
+    Nothing,
+    /// Another neighbour, which they have now.
+    Neighbour,
+    /// Anything else, also "messages were lost": they have to be read anew.
+    Other,
 }
 
-impl Stale {
-    fn note(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) {
-        let neighbour = matches!(
-            payload,
-            NetlinkPayload::InnerMessage(
-                RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_)
-            )
-        );
-        // Anything else, also "messages were lost", is worth a look at everything.
-        self.neighbours |= neighbour;
-        self.all |= !neighbour;
-    }
-}
+/// The kernel's answers by address and interface: backends of many services share theirs.
+type Answers = BTreeMap<(IpAddr, Option<u32>), Result<Route, Unresolved>>;
 
 type Messages = futures_util::stream::BoxStream<'static, NetlinkPayload<RouteNetlinkMessage>>;
 
@@ -152,10 +146,10 @@ impl Follower {
         self.send_links(&BTreeMap::new()).await;
         let mut messages: Messages = messages.map(|(message, _)| message.payload).boxed();
         let mut refresh = Instant::now() + REFRESH;
-        let mut look: Option<Instant> = None;
-        let mut stale = Stale::default();
+        let mut tables = Pace::new(TABLES);
+        let mut hops = Pace::new(HOPS);
         loop {
-            let wake = look.map_or(refresh, |look| look.min(refresh));
+            let wake = [tables.due(), hops.due()].into_iter().flatten().min();
             tokio::select! {
                 changed = targets.changed() => {
                     if changed.is_err() {
@@ -166,35 +160,62 @@ impl Follower {
                 }
                 message = messages.next() => {
                     let Some(payload) = message else { return };
-                    stale.note(&payload);
-                    look.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+                    match self.apply(&payload) {
+                        News::Nothing => {}
+                        News::Neighbour => hops.note(Instant::now()),
+                        News::Other => tables.note(Instant::now()),
+                    }
                 }
-                () = sleep_until(wake) => {
-                    let now = Instant::now();
-                    if look.is_some_and(|look| look <= now) {
-                        look = None;
-                        if let Err(error) = self.look(std::mem::take(&mut stale)).await {
-                            warn!(%error, "the kernel's tables could not be read; trying again");
-                            stale.all = true;
-                            look = Some(now + RETRY);
+                () = sleep_until(wake.map_or(refresh, |wake| wake.min(refresh))) => {
+                    if tables.is_due(Instant::now()) {
+                        match self.look().await {
+                            Ok(()) => tables.looked(Instant::now()),
+                            Err(error) => {
+                                warn!(%error, "the kernel's tables could not be read; trying again");
+                                tables.failed(Instant::now());
+                            }
                         }
                     }
-                    if refresh <= now {
+                    if hops.is_due(Instant::now()) {
+                        self.send_hops().await;
+                        hops.looked(Instant::now());
+                    }
+                    if refresh <= Instant::now() {
                         self.refresh().await;
-                        refresh = now + REFRESH;
+                        refresh = Instant::now() + REFRESH;
                     }
                 }
             }
         }
     }
 
+    /// Takes over what a message says of a neighbour.
+    fn apply(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) -> News {
+        let changed = if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(new)) =
+            payload
+        {
+            kernel::put_neighbour(&mut self.tables, new)
+        } else if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(old)) = payload
+        {
+            kernel::remove_neighbour(&mut self.tables, old)
+        } else {
+            return News::Other;
+        };
+        if changed {
+            News::Neighbour
+        } else {
+            News::Nothing
+        }
+    }
+
     async fn set_targets(&mut self, targets: BTreeMap<BackendId, Target>) {
         self.sent.retain(|id, _| targets.contains_key(id));
         self.routes.retain(|id, _| targets.contains_key(id));
+        let mut answers = Answers::new();
         for (id, target) in &targets {
             if self.targets.get(id) != Some(target) {
                 self.sent.remove(id);
-                let route = self.route(target).await;
+                let route = self.route(target, &mut answers).await;
                 self.routes.insert(id.clone(), route);
             }
         }
@@ -202,47 +223,58 @@ impl Follower {
         self.send_hops().await;
     }
 
-    async fn look(&mut self, stale: Stale) -> Result<(), rtnetlink::Error> {
-        if stale.all {
-            let tables = kernel::tables(&self.handle).await?;
-            let before = std::mem::replace(&mut self.tables, tables);
-            self.send_links(&before.links).await;
-            let targets = self.targets.clone();
-            for (id, target) in &targets {
-                let route = self.route(target).await;
-                self.routes.insert(id.clone(), route);
-            }
-        } else {
-            kernel::read_neighbours(&self.handle, &mut self.tables).await?;
+    async fn look(&mut self) -> Result<(), rtnetlink::Error> {
+        let tables = kernel::tables(&self.handle).await?;
+        let before = std::mem::replace(&mut self.tables, tables);
+        self.send_links(&before.links).await;
+        let mut answers = Answers::new();
+        let targets = self.targets.clone();
+        for (id, target) in &targets {
+            let route = self.route(target, &mut answers).await;
+            self.routes.insert(id.clone(), route);
         }
         self.send_hops().await;
         Ok(())
     }
 
-    async fn route(&self, target: &Target) -> Result<Route, Unresolved> {
-        let interface = match &target.interface {
-            None => None,
+    /// Finds a target's route, asking the kernel only what `answers` doesn't hold.
+    async fn route(&self, target: &Target, answers: &mut Answers) -> Result<Route, Unresolved> {
+        let (interface, port) = match &target.interface {
+            None => (None, None),
             Some(name) => match self.tables.link_named(name) {
-                Some((index, _)) => Some(index),
+                // A bridge's port has neither addresses nor neighbours: those are the bridge's.
+                Some((index, _)) => match self.tables.bridge_of(index) {
+                    Some(bridge) => (Some(bridge), Some(index)),
+                    None => (Some(index), None),
+                },
                 None => return Err(Unresolved::NoInterface(name.clone())),
             },
         };
-        match (interface, target.on_link) {
+        if let (Some(interface), true) = (interface, target.on_link) {
             // The operator says that it is there.
-            (Some(interface), true) => Ok(Route {
+            return Ok(Route {
                 interface,
+                port,
                 gateway: None,
                 source: None,
                 mtu: None,
                 local: false,
-            }),
-            _ => kernel::route(&self.handle, target.address, interface)
-                .await
-                .map_err(|error| Unresolved::NoRoute {
+            });
+        }
+        let question = (target.address, interface);
+        let answer = match answers.get(&question) {
+            Some(answer) => answer.clone(),
+            None => {
+                let answer = kernel::route(&self.handle, target.address, interface).await;
+                let answer = answer.map_err(|error| Unresolved::NoRoute {
                     address: target.address,
                     reason: reason(&error),
-                }),
-        }
+                });
+                answers.insert(question, answer.clone());
+                answer
+            }
+        };
+        answer.map(|route| Route { port, ..route })
     }
 
     async fn send_links(&self, before: &BTreeMap<u32, Link>) {
@@ -293,8 +325,10 @@ impl Follower {
             self.send(Event::NextHop { id, hop }).await;
         }
         for (interface, address) in ask {
-            // Not one that it asks for already, or every look would bring another.
-            if self.tables.neighbours.get(&(interface, address)) != Some(&Neighbour::Pending) {
+            // Once: it says when it has an answer, or gives up.
+            let known = self.tables.neighbours.entry((interface, address));
+            if let Entry::Vacant(place) = known {
+                place.insert(Neighbour::Pending);
                 kernel::use_neighbour(&self.handle, interface, address).await;
             }
         }
@@ -310,7 +344,7 @@ impl Follower {
             let neighbour = neighbour_of(target, route);
             let fresh = matches!(
                 self.tables.neighbours.get(&neighbour),
-                Some(Neighbour::Known { fresh: true, .. } | Neighbour::Pending)
+                Some(Neighbour::Known { fresh: true, .. })
             );
             if target.mac.is_none() && !fresh && !route.local {
                 ask.insert(neighbour);

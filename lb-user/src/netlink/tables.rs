@@ -16,7 +16,12 @@ pub enum LinkKind {
         id: u16,
     },
     /// A bridge: frames go out of one of its ports.
-    Bridge,
+    Bridge {
+        /// Whether it keeps VLANs apart.
+        filters: bool,
+    },
+    /// One that XDP can't stand in for, and why.
+    Unsupported(&'static str),
 }
 
 /// An interface.
@@ -32,7 +37,21 @@ pub struct Link {
     pub up: bool,
     /// What it is to us.
     pub kind: LinkKind,
+    /// The interface that it belongs to: the bridge whose port it is, a bond, a VRF.
+    pub master: Option<u32>,
 }
+
+/// An interface in a VLAN of a bridge that filters VLANs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VlanMember {
+    /// Whether frames without a tag that come in by it are in this VLAN.
+    pub own: bool,
+    /// Whether frames of this VLAN leave by it without a tag.
+    pub untagged: bool,
+}
+
+/// What a bridge knows an Ethernet address by: itself, the VLAN if it filters VLANs, the address.
+pub type PortKey = (u32, Option<u16>, Mac);
 
 /// What the kernel knows of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +76,10 @@ pub struct Tables {
     pub links: BTreeMap<u32, Link>,
     /// Neighbours by interface and address.
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
-    /// Ports of bridges by bridge and Ethernet address.
-    pub ports: BTreeMap<(u32, Mac), u32>,
+    /// Ports of bridges by what is behind them.
+    pub ports: BTreeMap<PortKey, u32>,
+    /// Members of VLANs, by interface and VLAN: bridges that filter VLANs and their ports.
+    pub vlans: BTreeMap<(u32, u16), VlanMember>,
 }
 
 impl Tables {
@@ -68,5 +89,25 @@ impl Tables {
         links
             .find(|(_, link)| link.name == name)
             .map(|(index, link)| (*index, link))
+    }
+
+    /// Returns what an interface is called, or its index if it is gone.
+    pub fn name_of(&self, index: u32) -> String {
+        let link = self.links.get(&index);
+        link.map_or_else(|| index.to_string(), |link| link.name.clone())
+    }
+
+    /// Returns the bridge that an interface is a port of.
+    pub fn bridge_of(&self, index: u32) -> Option<u32> {
+        let master = self.links.get(&index)?.master?;
+        let kind = self.links.get(&master)?.kind;
+        matches!(kind, LinkKind::Bridge { .. }).then_some(master)
+    }
+
+    /// Returns the VLAN that frames without a tag are in which the host itself sends by a bridge.
+    pub fn untagged_vlan(&self, bridge: u32) -> Option<u16> {
+        let mut members = self.vlans.range((bridge, 0)..=(bridge, u16::MAX));
+        let own = members.find(|(_, member)| member.own);
+        own.map(|((_, vlan), _)| *vlan)
     }
 }

@@ -14,21 +14,39 @@ fn link(name: &str, kind: LinkKind) -> Link {
         mtu: 1500,
         up: true,
         kind,
+        master: None,
     }
 }
 
-/// `ens3` (2), `ens3.7` (3) over it, a bridge `br0` (4) with ports 5 and 6, and `tun0` (7).
+/// `ens3` (2), `ens3.7` (3) over it, a bridge `br0` (4) with the port `tap6` (6), `tun0` (7), a VLAN
+/// in a VLAN (8), `br0.10` (9), and a bridge `br1` (10) that filters VLANs, with `br1.10` (11), the
+/// access port `tap12` (12) and the trunk `tap13` (13).
 fn tables() -> Tables {
     let known = |mac| Neighbour::Known { mac, fresh: true };
     let ip = |text: &str| text.parse().unwrap();
     let mut tun = link("tun0", LinkKind::Plain);
     tun.mac = None;
+    let port = |name, master| {
+        let mut port = link(name, LinkKind::Plain);
+        port.master = Some(master);
+        port
+    };
+    let bridge = |name, filters| link(name, LinkKind::Bridge { filters });
+    let vlan = |name, parent, id| link(name, LinkKind::Vlan { parent, id });
+    let member = |own, untagged| VlanMember { own, untagged };
     Tables {
         links: BTreeMap::from([
             (2, link("ens3", LinkKind::Plain)),
-            (3, link("ens3.7", LinkKind::Vlan { parent: 2, id: 7 })),
-            (4, link("br0", LinkKind::Bridge)),
+            (3, vlan("ens3.7", 2, 7)),
+            (4, bridge("br0", false)),
+            (6, port("tap6", 4)),
             (7, tun),
+            (8, vlan("ens3.7.8", 3, 8)),
+            (9, vlan("br0.10", 4, 10)),
+            (10, bridge("br1", true)),
+            (11, vlan("br1.10", 10, 10)),
+            (12, port("tap12", 10)),
+            (13, port("tap13", 10)),
         ]),
         neighbours: BTreeMap::from([
             ((2, ip("198.18.1.1")), known(VM)),
@@ -38,8 +56,25 @@ fn tables() -> Tables {
             ((3, ip("198.18.7.1")), known(VM)),
             ((4, ip("198.18.4.1")), known(VM)),
             ((4, ip("198.18.4.2")), known(ROUTER)),
+            ((8, ip("198.18.8.1")), known(VM)),
+            ((9, ip("198.18.9.1")), known(VM)),
+            ((10, ip("198.18.10.1")), known(VM)),
+            ((11, ip("198.18.11.1")), known(VM)),
+            ((11, ip("198.18.11.2")), known(ROUTER)),
         ]),
-        ports: BTreeMap::from([((4, VM), 6)]),
+        ports: BTreeMap::from([
+            ((4, None, VM), 6),
+            ((10, Some(1), VM), 12),
+            ((10, Some(10), VM), 12),
+            ((10, Some(10), ROUTER), 13),
+        ]),
+        vlans: BTreeMap::from([
+            ((10, 1), member(true, true)),
+            ((10, 10), member(false, false)),
+            ((12, 1), member(false, false)),
+            ((12, 10), member(true, true)),
+            ((13, 10), member(false, false)),
+        ]),
     }
 }
 
@@ -55,6 +90,7 @@ fn target(address: &str) -> Target {
 fn route(interface: u32, gateway: Option<&str>) -> Route {
     Route {
         interface,
+        port: None,
         gateway: gateway.map(|gateway| gateway.parse().unwrap()),
         source: Some("198.18.1.9".parse().unwrap()),
         mtu: None,
@@ -105,6 +141,67 @@ fn a_bridge_stands_for_the_port_behind_which_the_vm_is() {
     assert_eq!(found, Ok(hop(6, None, VM)));
     let error = resolve(&target("198.18.4.2"), &route(4, None), &tables).unwrap_err();
     assert!(error.is_pending(), "{error}");
+}
+
+#[test]
+fn a_vlan_of_a_bridge_leaves_by_the_bridges_port_with_a_tag() {
+    let found = resolve(&target("198.18.9.1"), &route(9, None), &tables());
+    assert_eq!(found, Ok(hop(6, Some(10), VM)), "not by the bridge itself");
+}
+
+#[test]
+fn a_bridge_that_filters_vlans_decides_over_port_and_tag() {
+    let tables = tables();
+    let found = |address, interface| resolve(&target(address), &route(interface, None), &tables);
+    assert_eq!(
+        found("198.18.11.1", 11),
+        Ok(hop(12, None, VM)),
+        "an access port"
+    );
+    assert_eq!(
+        found("198.18.11.2", 11),
+        Ok(hop(13, Some(10), ROUTER)),
+        "a trunk"
+    );
+    // The host's own frames without a tag are in VLAN 1, which this port sends with a tag.
+    assert_eq!(found("198.18.10.1", 10), Ok(hop(12, Some(1), VM)));
+}
+
+#[test]
+fn a_port_that_is_named_is_taken_instead_of_the_learned_one() {
+    let tables = tables();
+    let named = |interface, port| Route {
+        port: Some(port),
+        ..route(interface, None)
+    };
+    assert_eq!(tables.bridge_of(6), Some(4));
+    assert_eq!(tables.bridge_of(2), None);
+    let found = resolve(&target("198.18.4.2"), &named(4, 6), &tables);
+    assert_eq!(found, Ok(hop(6, None, ROUTER)), "the bridge knows no port");
+    let error = resolve(&target("198.18.10.1"), &named(10, 13), &tables).unwrap_err();
+    assert!(error.to_string().contains("\"tap13\""), "{error}");
+    assert!(!error.is_pending(), "{error}");
+}
+
+#[test]
+fn interfaces_that_lie_on_each_other_too_deep_are_refused_with_the_reason() {
+    let mut tables = tables();
+    let error = resolve(&target("198.18.8.1"), &route(8, None), &tables).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("interface \"ens3.7\": a VLAN in a VLAN"),
+        "{text}"
+    );
+    assert!(!error.is_pending());
+    let reason = "it is elsewhere";
+    tables.links.get_mut(&3).unwrap().kind = LinkKind::Unsupported(reason);
+    let error = resolve(&target("198.18.7.1"), &route(3, None), &tables).unwrap_err();
+    assert!(error.to_string().contains(reason), "{error}");
+    tables.links.get_mut(&2).unwrap().kind = LinkKind::Vlan { parent: 2, id: 1 };
+    assert!(resolve(&target("198.18.1.1"), &route(2, None), &tables).is_err());
+    tables.links.get_mut(&6).unwrap().up = false;
+    let error = resolve(&target("198.18.4.1"), &route(4, None), &tables).unwrap_err();
+    assert_eq!(error.to_string(), "interface \"tap6\" is down");
 }
 
 #[test]

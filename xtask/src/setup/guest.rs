@@ -3,14 +3,14 @@
 //! In `target/guest`: `vmlinuz`, and `modules` with the modules that the tests load and a file
 //! `order` that lists them in the order in which they depend on each other.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::{output, run, workspace};
+use super::apt::Apt;
+use super::unpack::find;
+use crate::run::{output, workspace};
 
 /// Modules by what they are for, each behind those that it needs. Some may be built in.
 const MODULES: [&str; 14] = [
@@ -43,32 +43,25 @@ pub fn installed() -> bool {
 }
 
 /// Fetches the newest kernel of Debian's package for clouds and unpacks what is needed.
-pub fn install() -> Result<()> {
+pub fn install(apt: &mut Apt) -> Result<()> {
+    apt.update()?;
     let depends = output("apt-cache", &["depends", "linux-image-cloud-amd64"]).unwrap_or_default();
     let mut names = depends
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "));
     let Some(package) = names.next() else {
-        bail!("apt knows no linux-image-cloud-amd64: run `apt-get update` and try again");
+        bail!(
+            "apt knows no linux-image-cloud-amd64 (the kernel of the VMs that tests send traffic to): it comes from Debian's main, which has to be among the sources in /etc/apt"
+        );
     };
     let directory = directory();
     let unpacked = directory.join("unpacked");
     let modules = directory.join("modules");
-    for fresh in [&unpacked, &modules] {
-        if fresh.exists() {
-            fs::remove_dir_all(fresh)?;
-        }
-        fs::create_dir_all(fresh)?;
+    if modules.exists() {
+        fs::remove_dir_all(&modules)?;
     }
-    // apt puts the package into its current directory.
-    let download = format!(
-        "cd '{}' && apt-get --quiet download {package}",
-        unpacked.display()
-    );
-    run(Command::new("sh").args(["-c", &download]))
-        .with_context(|| format!("{package} can't be had"))?;
-    let archive = find(&unpacked, &|name| name.ends_with(".deb")).context("no package came")?;
-    run(Command::new("dpkg").arg("-x").arg(archive).arg(&unpacked))?;
+    fs::create_dir_all(&modules)?;
+    apt.unpack(package, &unpacked)?;
 
     let kernel = find(&unpacked.join("boot"), &|name| name.starts_with("vmlinuz"));
     fs::copy(
@@ -87,21 +80,4 @@ pub fn install() -> Result<()> {
     // Last: it says that all is there.
     fs::write(modules.join("order"), order)?;
     Ok(())
-}
-
-/// Returns the first file below `directory` whose name fits.
-fn find(directory: &Path, fits: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
-    for entry in fs::read_dir(directory).ok()?.flatten() {
-        let path = entry.path();
-        let found = if path.is_dir() {
-            find(&path, fits)
-        } else {
-            let name = path.file_name().and_then(OsStr::to_str);
-            name.is_some_and(fits).then_some(path)
-        };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
 }

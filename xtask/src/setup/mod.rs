@@ -3,24 +3,31 @@
 //! Each [`Need`] knows how to find out whether it is there, and which commands bring it. The
 //! checks are cheap, so every other command runs the set-up first.
 
+mod apt;
+mod backports;
 mod guest;
 mod need;
+mod nginx;
+mod unpack;
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::run::{is_root, output, run as run_command, workspace};
-use need::{Need, packages};
+use apt::Apt;
+use need::{Need, Package, packages};
+
+pub use need::Purpose;
 
 /// The version of bpf-linker that is known to work with the pinned compiler's LLVM.
 const BPF_LINKER: &str = "0.13.0";
 
 /// Installs what is missing; with `check` only reports it.
-pub fn run(check: bool, build_only: bool) -> Result<()> {
+pub fn run(check: bool, purpose: Purpose) -> Result<()> {
     let pinned = pinned_toolchain()?;
     let llvm = llvm_major()?;
-    let mut missing = need::missing(&pinned, &llvm, build_only);
+    let mut missing = need::missing(&pinned, &llvm, purpose);
     if missing.is_empty() {
         if check {
             println!("Nothing is missing.");
@@ -38,43 +45,53 @@ pub fn run(check: bool, build_only: bool) -> Result<()> {
     }
 
     let wanted = packages(&missing);
+    let mut apt = Apt::default();
     if !wanted.is_empty() {
-        apt(&["update"])?;
-        apt_install(&wanted)?;
+        apt.install(&wanted)?;
     }
     missing.retain(|need| !matches!(need, Need::Package(_)));
     for need in &missing {
         println!("setup: installing {}", need.name());
-        install(need, &pinned, &llvm)?;
+        install(need, &pinned, &llvm, &mut apt)?;
     }
-    let left = need::missing(&pinned, &llvm, build_only);
+    let left = need::missing(&pinned, &llvm, purpose);
     if let Some(need) = left.first() {
         bail!("{} is still missing after its installation", need.name());
     }
     Ok(())
 }
 
-fn install(need: &Need, pinned: &str, llvm: &str) -> Result<()> {
+fn install(need: &Need, pinned: &str, llvm: &str, apt: &mut Apt) -> Result<()> {
     match need {
         // Installed together, before.
         Need::Package(_) => Ok(()),
-        Need::RustSource => rust_source(pinned),
+        Need::RustSource => rust_source(pinned, apt),
         Need::BpfLinker => bpf_linker(pinned, llvm),
-        Need::Qemu => qemu(),
-        Need::Guest => guest::install(),
+        Need::Nginx => nginx::install(apt),
+        Need::Qemu => qemu(apt),
+        Need::Guest => guest::install(apt),
     }
 }
 
 /// The source of `core` for the pinned compiler, or Debian's compiler with its own.
-fn rust_source(pinned: &str) -> Result<()> {
+fn rust_source(pinned: &str, apt: &mut Apt) -> Result<()> {
     let rustup = ["component", "add", "rust-src", "--toolchain", pinned];
     if run_command(Command::new("rustup").args(rustup)).is_ok() {
         return Ok(());
     }
     println!("setup: rustup can't fetch rust-src; taking Debian's compiler for the BPF target");
-    apt_install(&["rustc-web", "cargo-web", "rust-web-src"]).context(
-        "neither rustup's rust-src nor Debian's rust-web-src can be had: connect to one of them",
-    )?;
+    if !is_root() {
+        bail!(
+            "rustup can't fetch rust-src, and Debian's compiler instead of it needs root: run `sudo -E cargo xtask setup`"
+        );
+    }
+    let wanted = ["rustc-web", "cargo-web", "rust-web-src"].map(|name| Package {
+        name: name.to_owned(),
+        purpose: "Debian's compiler with the source of `core`, which rustup can't fetch",
+        from: "bookworm-security",
+    });
+    apt.install(&wanted.each_ref())
+        .context("neither rustup's rust-src nor Debian's can be had: connect to one of them")?;
     let link = ["toolchain", "link", need::FALLBACK_TOOLCHAIN, "/usr"];
     run_command(Command::new("rustup").args(link))
 }
@@ -99,34 +116,18 @@ fn bpf_linker(pinned: &str, llvm: &str) -> Result<()> {
 
 /// QEMU: some machines have newer libraries of it from backports, and then need all of it from
 /// there.
-fn qemu() -> Result<()> {
-    if apt_install(&["qemu-system-x86"]).is_ok() {
+fn qemu(apt: &mut Apt) -> Result<()> {
+    let name = ["qemu-system-x86"];
+    if apt.install_with(&[], &name).is_ok() {
         return Ok(());
     }
     println!("setup: qemu-system-x86 is not installable; trying bookworm-backports");
-    need::enable_backports()?;
-    apt(&["update"])?;
-    apt(&[
-        "install",
-        "--yes",
-        "--no-install-recommends",
-        "--target-release",
-        "bookworm-backports",
-        "qemu-system-x86",
-    ])
-    .context("qemu-system-x86 can't be had: install it, or run `cargo xtask test --unprivileged`")
-}
-
-fn apt_install(packages: &[&str]) -> Result<()> {
-    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
-    arguments.extend(packages);
-    apt(&arguments)
-}
-
-fn apt(arguments: &[&str]) -> Result<()> {
-    let mut apt = Command::new("apt-get");
-    apt.arg("--quiet").args(arguments);
-    run_command(apt.env("DEBIAN_FRONTEND", "noninteractive"))
+    backports::enable()?;
+    apt.forget();
+    apt.install_with(&["--target-release", "bookworm-backports"], &name)
+        .context(
+            "qemu-system-x86 can't be had (it runs the VMs that tests send traffic to): install it by hand, or run `cargo xtask test --unprivileged`",
+        )
 }
 
 /// Returns the `channel` of `rust-toolchain.toml`.

@@ -1,12 +1,14 @@
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
-
-use super::guest;
+use super::{guest, nginx};
 use crate::run::output;
 
 /// The name under which Debian's compiler is linked; `lb-user/build.rs` knows it too.
 pub const FALLBACK_TOOLCHAIN: &str = "weir-bpf";
+
+const MAIN: &str = "Debian 12's main";
+/// Where a compiler newer than Debian 12's comes from.
+const SECURITY: &str = "bookworm-security";
 
 /// Something that a machine must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub enum Need {
     RustSource,
     /// The linker of BPF objects.
     BpfLinker,
+    /// The web server of the demo.
+    Nginx,
     /// The emulator.
     Qemu,
     /// A kernel for VMs.
@@ -26,8 +30,23 @@ pub enum Need {
 /// A Debian package and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
-    name: String,
-    purpose: &'static str,
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub purpose: &'static str,
+    /// Where it comes from.
+    pub from: &'static str,
+}
+
+/// What a machine is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Build weir, and run the tests that need no root.
+    Build,
+    /// Run the demo.
+    Demo,
+    /// Run all tests.
+    Test,
 }
 
 impl Need {
@@ -37,6 +56,7 @@ impl Need {
             Self::Package(package) => &package.name,
             Self::RustSource => "rust-src",
             Self::BpfLinker => "bpf-linker",
+            Self::Nginx => "nginx",
             Self::Qemu => "qemu-system-x86",
             Self::Guest => "a guest kernel",
         }
@@ -48,6 +68,7 @@ impl Need {
             Self::Package(package) => package.purpose,
             Self::RustSource => "`core` is built from source for the BPF target",
             Self::BpfLinker => "links the XDP programs",
+            Self::Nginx => "the web server of the demo, kept in target/nginx and not installed",
             Self::Qemu => "runs the VMs that tests send traffic to",
             Self::Guest => "Debian's kernel for these VMs, kept in target/guest",
         }
@@ -57,20 +78,25 @@ impl Need {
     pub const fn wants_root(&self) -> bool {
         match self {
             Self::Package(_) | Self::Qemu => true,
-            Self::RustSource | Self::BpfLinker | Self::Guest => false,
+            Self::RustSource | Self::BpfLinker | Self::Nginx | Self::Guest => false,
         }
     }
 }
 
-/// Returns the names of the packages among `needs`.
-pub fn packages(needs: &[Need]) -> Vec<&str> {
-    let package = |need: &'_ Need| matches!(need, Need::Package(_));
-    let needs = needs.iter().filter(|need| package(need));
-    needs.map(Need::name).collect()
+/// Returns the packages among `needs`.
+pub fn packages(needs: &[Need]) -> Vec<&Package> {
+    let packages = needs.iter().filter_map(|need| {
+        if let Need::Package(package) = need {
+            Some(package)
+        } else {
+            None
+        }
+    });
+    packages.collect()
 }
 
 /// Returns what is missing on this machine.
-pub fn missing(pinned: &str, llvm: &str, build_only: bool) -> Vec<Need> {
+pub fn missing(pinned: &str, llvm: &str, purpose: Purpose) -> Vec<Need> {
     let linker = Need::BpfLinker;
     let has_linker = output("bpf-linker", &["--version"])
         .is_some_and(|version| version.trim() == format!("bpf-linker {}", super::BPF_LINKER));
@@ -80,8 +106,10 @@ pub fn missing(pinned: &str, llvm: &str, build_only: bool) -> Vec<Need> {
     } else {
         linker_packages(llvm)
     };
-    if !build_only {
-        wanted.extend(test_packages());
+    match purpose {
+        Purpose::Build => {}
+        Purpose::Demo => wanted.extend(demo_packages()),
+        Purpose::Test => wanted.extend(demo_packages().into_iter().chain(test_packages())),
     }
     let installed = installed_packages();
     let mut needs: Vec<Need> = wanted
@@ -95,7 +123,10 @@ pub fn missing(pinned: &str, llvm: &str, build_only: bool) -> Vec<Need> {
     if !has_linker {
         needs.push(linker);
     }
-    if !build_only {
+    if purpose != Purpose::Build && !nginx::installed() {
+        needs.push(Need::Nginx);
+    }
+    if purpose == Purpose::Test {
         if output("qemu-system-x86_64", &["--version"]).is_none() {
             needs.push(Need::Qemu);
         }
@@ -108,31 +139,47 @@ pub fn missing(pinned: &str, llvm: &str, build_only: bool) -> Vec<Need> {
 
 fn linker_packages(llvm: &str) -> Vec<Package> {
     let purpose = "bpf-linker is built against the compiler's own version of LLVM";
-    [
+    let package = |name, from| Package {
+        name,
+        purpose,
+        from,
+    };
+    let of_llvm = [
         format!("llvm-{llvm}"),
         format!("llvm-{llvm}-dev"),
         format!("libpolly-{llvm}-dev"),
-        "zlib1g-dev".to_owned(),
-        "libzstd-dev".to_owned(),
-        "g++".to_owned(),
-    ]
-    .map(|name| Package { name, purpose })
-    .into()
+    ];
+    let others = ["zlib1g-dev", "libzstd-dev", "g++"].map(str::to_owned);
+    let of_llvm = of_llvm.map(|name| package(name, SECURITY));
+    let others = others.map(|name| package(name, MAIN));
+    of_llvm.into_iter().chain(others).collect()
+}
+
+fn demo_packages() -> Vec<Package> {
+    main_packages(&[
+        (
+            "iproute2",
+            "tests and the demo make network namespaces with it",
+        ),
+        ("ethtool", "turns off a veth's offloads, as on a real wire"),
+        ("libssl3", "nginx, the web server of the demo, wants it"),
+    ])
 }
 
 fn test_packages() -> Vec<Package> {
-    [
-        ("iproute2", "tests make network namespaces with it"),
-        ("ethtool", "turns off a veth's offloads, as on a real wire"),
-        ("nginx-light", "the web servers of the demo"),
+    main_packages(&[
         ("busybox-static", "user space of the VMs"),
         ("cpio", "packs it"),
-    ]
-    .map(|(name, purpose)| Package {
-        name: name.to_owned(),
+    ])
+}
+
+fn main_packages(packages: &[(&str, &'static str)]) -> Vec<Package> {
+    let packages = packages.iter().map(|(name, purpose)| Package {
+        name: (*name).to_owned(),
         purpose,
-    })
-    .into()
+        from: MAIN,
+    });
+    packages.collect()
 }
 
 fn installed_packages() -> Vec<String> {
@@ -150,74 +197,23 @@ fn has_core_source(toolchain: &str) -> bool {
     })
 }
 
-/// Adds bookworm-backports beside Debian's own suite, from the same mirror.
-pub fn enable_backports() -> Result<()> {
-    let target = "/etc/apt/sources.list.d/weir-backports.sources";
-    let source = "/etc/apt/sources.list.d/debian.sources";
-    let text = std::fs::read_to_string(source)
-        .with_context(|| format!("{source}: can't see which mirror this machine uses"))?;
-    let backports =
-        backports_of(&text).with_context(|| format!("{source} has no suite bookworm"))?;
-    std::fs::write(target, backports).with_context(|| format!("writing {target}"))
-}
-
-/// Returns the paragraph of `debian.sources` that names the suite bookworm, for its backports.
-fn backports_of(sources: &str) -> Option<String> {
-    let paragraph = sources.split("\n\n").find(|paragraph| {
-        let mut lines = paragraph.lines();
-        lines.any(|line| {
-            line.strip_prefix("Suites:")
-                .is_some_and(|suites| suites.split_whitespace().any(|suite| suite == "bookworm"))
-        })
-    })?;
-    let lines = paragraph.lines().map(|line| {
-        if line.starts_with("Suites:") {
-            "Suites: bookworm-backports"
-        } else {
-            line
-        }
-    });
-    Some(lines.collect::<Vec<_>>().join("\n") + "\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn backports_come_from_the_machines_own_mirror() {
-        let sources = "\
-Types: deb
-URIs: http://mirror.example/security
-Suites: bookworm-security
-Components: main
-
-Types: deb
-URIs: http://mirror.example/debian
-Suites: bookworm bookworm-updates
-Components: main
-";
-        let expected = "\
-Types: deb
-URIs: http://mirror.example/debian
-Suites: bookworm-backports
-Components: main
-";
-        assert_eq!(backports_of(sources).as_deref(), Some(expected));
-        assert_eq!(backports_of("Suites: trixie"), None);
-    }
-
-    #[test]
     fn only_packages_are_installed_by_the_package_manager() {
+        let package = Package {
+            name: "lz4".to_owned(),
+            purpose: "",
+            from: MAIN,
+        };
         let needs = [
             Need::RustSource,
-            Need::Package(Package {
-                name: "lz4".to_owned(),
-                purpose: "",
-            }),
+            Need::Package(package.clone()),
             Need::BpfLinker,
         ];
-        assert_eq!(packages(&needs), ["lz4"]);
+        assert_eq!(packages(&needs), [&package]);
         assert_eq!(needs.each_ref().map(Need::wants_root), [false, true, false]);
     }
 }

@@ -1,15 +1,21 @@
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Child;
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 use lb_tests::lan::{Host, Lan};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::load::DOWNLOAD;
 
 /// The service's address.
 pub const VIP: &str = "198.18.9.10";
+
+/// The web server, where `cargo xtask setup` puts it.
+const NGINX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/nginx/nginx");
 
 /// The client network, the balancer's host and the VMs.
 pub struct Site {
@@ -85,12 +91,15 @@ impl Vm {
     /// Starts its web server.
     pub fn boot(&self) -> Result<()> {
         self.host.netns.ip("link set eth up");
-        let mut command = self.host.netns.command("nginx");
+        let mut command = self.host.netns.command(NGINX);
+        // What goes wrong before the configuration is read goes there too.
         command
+            .arg("-e")
+            .arg(self.directory.path().join("error.log"))
             .arg("-c")
             .arg(self.directory.path().join("nginx.conf"));
         command.arg("-p").arg(self.directory.path());
-        let child = command.spawn().context("starting nginx")?;
+        let child = command.process_group(0).spawn().context("starting nginx")?;
         *self.nginx.lock().expect("no thread panicked with it") = Some(child);
         Ok(())
     }
@@ -104,16 +113,13 @@ impl Vm {
             .expect("no thread panicked with it")
             .take();
         if let Some(mut child) = child {
-            // The master's death leaves its worker alone.
-            let workers = format!("-KILL -P {}", child.id());
-            let _ = self
-                .host
-                .netns
-                .command("pkill")
-                .args(workers.split(' '))
-                .output();
-            let _ = child.kill();
-            let _ = child.wait();
+            // Master and worker are a process group: one alone would outlive the other.
+            let group = i32::try_from(child.id()).map(Pid::from_raw);
+            group
+                .map(|group| killpg(group, Signal::SIGKILL))
+                .expect("a process number")
+                .expect("nginx to be there to be killed");
+            child.wait().expect("nginx's end");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The other end of the tunnels: unwraps IPIP and GUE packets addressed to this host, for VMs
 //! without tunnel devices. Works without the daemon, and stays until it is detached.
 
+mod place;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -16,6 +18,8 @@ use crate::dataplane::{
     AttachError, Attached, DECAP_OBJECT, LoadError, MapError, PinError, Pins, attach_program,
 };
 use crate::model::AttachMode;
+use crate::spec::SpecError;
+use place::Place;
 
 /// How an interface's tunnels are unwrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,9 @@ pub struct Options {
 /// Why tunnels are not unwrapped.
 #[derive(Debug, thiserror::Error)]
 pub enum DecapError {
+    /// No interface can have this name.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Name(Vec<SpecError>),
     /// The interface has no address.
     #[error("interface \"{0}\" has no address: give it one, or name addresses with --address")]
     NoAddress(String),
@@ -69,18 +76,22 @@ pub fn attach(
     interface: &str,
     options: &Options,
 ) -> Result<(Attached, BTreeSet<IpAddr>), DecapError> {
+    let place = Place::new(dir, interface)?;
+    if nix::net::if_::if_nametoindex(interface).is_err() {
+        return Err(AttachError::NoInterface(interface.to_owned()).into());
+    }
     let addresses = addresses(interface, &options.addresses)?;
-    let pins = Pins::new(dir.join(interface));
-    if !pins.links()?.is_empty() {
+    if place.is_attached() {
         return Err(DecapError::Attached(interface.to_owned()));
     }
     // What a failed attempt left behind.
-    pins.remove_all()?;
+    place.clear()?;
+    let pins = place.pins();
     pins.prepare()?;
-    let result = load(&pins, &addresses, options.gue_port).and_then(|mut program| {
+    let result = load(pins, &addresses, options.gue_port).and_then(|mut program| {
         Ok(attach_program(
             weir_decap(&mut program)?,
-            &pins,
+            pins,
             interface,
             options.mode,
         )?)
@@ -88,7 +99,7 @@ pub fn attach(
     match result {
         Ok(attached) => Ok((attached, addresses)),
         Err(error) => {
-            let _ = pins.remove_all();
+            let _ = place.clear();
             Err(error)
         }
     }
@@ -96,22 +107,22 @@ pub fn attach(
 
 /// Stops unwrapping on an interface. Returns whether it was attached.
 pub fn detach(dir: &Path, interface: &str) -> Result<bool, DecapError> {
-    let pins = Pins::new(dir.join(interface));
-    let attached = !pins.links()?.is_empty();
-    pins.remove_all()?;
-    // The last one takes the directory with it.
-    let _ = std::fs::remove_dir(dir);
+    let place = Place::new(dir, interface)?;
+    let attached = place.is_attached();
+    place.clear()?;
     Ok(attached)
 }
 
 /// Returns the interfaces on which tunnels are unwrapped.
-pub fn interfaces(dir: &Path) -> Vec<String> {
+pub fn interfaces(dir: &Path) -> Result<Vec<String>, DecapError> {
+    place::check(dir)?;
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
+    names.retain(|name| Place::new(dir, name).is_ok_and(|place| place.is_attached()));
     names.sort();
-    names
+    Ok(names)
 }
 
 /// Returns an interface's counters.
