@@ -48,7 +48,7 @@ pub enum Reason {
     PassNoService = 5,
     /// Passed: a fragment.
     PassFragment = 6,
-    /// Passed: ICMP or ICMPv6.
+    /// Passed: ICMP or ICMPv6, and no error about a flow of a service.
     PassIcmp = 7,
     /// Dropped: the service has no backend.
     DropNoBackend = 8,
@@ -56,11 +56,13 @@ pub enum Reason {
     DropUnreachable = 9,
     /// Dropped: the driver leaves no room in front of the packet for the outer headers.
     DropNoRoom = 10,
+    /// An ICMP error about a flow of a service; counted beside what became of it.
+    IcmpError = 11,
 }
 
 impl Reason {
     /// Number of reasons.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -75,6 +77,7 @@ impl Reason {
         Self::DropNoBackend,
         Self::DropUnreachable,
         Self::DropNoRoom,
+        Self::IcmpError,
     ];
 
     /// Returns the reason's name, as counters and listings show it.
@@ -91,6 +94,7 @@ impl Reason {
             Self::DropNoBackend => "drop_no_backend",
             Self::DropUnreachable => "drop_unreachable",
             Self::DropNoRoom => "drop_no_room",
+            Self::IcmpError => "icmp_error",
         }
     }
 }

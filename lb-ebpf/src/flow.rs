@@ -74,12 +74,14 @@ pub struct Question<K> {
     hash: u32,
     service: u32,
     sequence: u32,
-    /// [`OPENING`], [`CLOSING`].
+    /// [`OPENING`], [`CLOSING`], [`ABOUT`].
     flags: u32,
 }
 
 const OPENING: u32 = 1;
 const CLOSING: u32 = 2;
+/// The packet is about the flow, and not one of it: it changes no table.
+const ABOUT: u32 = 4;
 
 impl<K> Question<K> {
     #[inline(always)]
@@ -90,6 +92,11 @@ impl<K> Question<K> {
     #[inline(always)]
     fn opening(&self) -> bool {
         self.flags & OPENING != 0
+    }
+
+    #[inline(always)]
+    fn about(&self) -> bool {
+        self.flags & ABOUT != 0
     }
 
     #[inline(always)]
@@ -115,7 +122,9 @@ pub fn backend_of<F: Family, T: Trace>(
         hash,
         service: service.slot,
         sequence: packet.sequence,
-        flags: flag(packet.opening, OPENING) | flag(packet.closing, CLOSING),
+        flags: flag(packet.opening, OPENING)
+            | flag(packet.closing, CLOSING)
+            | flag(packet.icmp_error, ABOUT),
     };
     BackendSlot::from_stored(F::ask_flow_tables::<T>(&question))
 }
@@ -149,6 +158,7 @@ global_function!(explain_flow_v6, V6, Explain::resume());
 fn ask<F: Family, T: Trace>(question: &Question<F::Key>, trace: &T) -> BackendSlot {
     let (key, hash, row) = (&question.key, question.hash, question.row());
     let opening = question.opening();
+    let writes = T::WRITES_FLOWS && !question.about();
     let untracked_alive = alive(row.untracked());
     let (mut found, mut entry) = find(F::confirmed(), Table::Confirmed, key, hash);
     if !found.is_there() {
@@ -191,13 +201,13 @@ fn ask<F: Family, T: Trace>(question: &Question<F::Key>, trace: &T) -> BackendSl
 
     match choice {
         Choice::Entry => {
-            if T::WRITES_FLOWS {
+            if writes {
                 seen(question, &found, maps::jiffies());
             }
             found.slot()
         }
         Choice::HalfOpen => {
-            if T::WRITES_FLOWS {
+            if writes {
                 if opening {
                     repeat(question, &half);
                 } else {
@@ -207,7 +217,7 @@ fn ask<F: Family, T: Trace>(question: &Question<F::Key>, trace: &T) -> BackendSl
             half.slot()
         }
         Choice::Reuse => {
-            if T::WRITES_FLOWS {
+            if writes {
                 open_again(question, &found);
             }
             row.owner()
@@ -215,17 +225,15 @@ fn ask<F: Family, T: Trace>(question: &Question<F::Key>, trace: &T) -> BackendSl
         Choice::Owner => row.owner(),
         Choice::Untracked => row.untracked(),
         Choice::OwnerForget => {
-            if T::WRITES_FLOWS {
+            if writes {
                 forget::<F>(key, &found);
             }
             row.owner()
         }
-        Choice::Open if T::WRITES_FLOWS => {
-            open::<F>(question, &found, established, untracked_alive)
-        }
+        Choice::Open if writes => open::<F>(question, &found, established, untracked_alive),
         Choice::Open => row.owner(),
         Choice::Keep => {
-            if T::WRITES_FLOWS {
+            if writes {
                 keep::<F>(question, &found, &half);
             }
             row.untracked()
@@ -305,8 +313,10 @@ fn half_open<K, T: Trace>(
     let same = if question.opening() {
         own && (confirmed || head.accepts())
     } else {
-        // An explanation doesn't know the flow's sequence numbers.
+        // An explanation doesn't know the flow's sequence numbers, and what an error quotes are the
+        // VM's: the flow that is established is the likelier one.
         !T::WRITES_FLOWS
+            || (question.about() && !found.is_there())
             || confirmed
             || if found.is_there() {
                 entry.wins_over(earlier, question.sequence)

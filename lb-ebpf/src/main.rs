@@ -16,6 +16,7 @@
 mod family;
 mod flow;
 mod forward;
+mod icmp;
 mod maps;
 mod parse;
 mod pipeline;

@@ -1,4 +1,5 @@
-//! Headers: Ethernet, one VLAN tag, IPv4 with options, IPv6 with extension headers, TCP, UDP.
+//! Headers: Ethernet, one VLAN tag, IPv4 with options, IPv6 with extension headers, TCP, UDP; ICMP
+//! errors by [`crate::icmp`].
 
 use lb_common::{
     PROTO_TCP, PROTO_UDP,
@@ -8,14 +9,17 @@ use lb_common::{
 
 use lb_ebpf::packet::Frame;
 
-use crate::family::{Family, V4, V6};
+use crate::{
+    family::{Family, V4, V6},
+    icmp::{self, Message},
+};
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 
 /// Bits of an IPv4 header's second word, in memory order: "more fragments" and the offset.
-const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
+pub const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
 
 /// The bit beside them that must be zero (RFC 791 §3.1).
 const RESERVED_FLAG: u32 = u32::from_ne_bytes([0, 0, 0x80, 0]);
@@ -58,6 +62,8 @@ pub struct Parsed<F: Family> {
     pub closing: bool,
     /// TCP: the sequence number. Else 0.
     pub sequence: u32,
+    /// Whether it is an ICMP error about a packet of the flow.
+    pub icmp_error: bool,
 }
 
 /// A parsed packet of either family.
@@ -103,6 +109,14 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
     }
     let proto = header.get8::<9>();
     let l4_len = ip_len - header_len as u16;
+    if proto == PROTO_ICMP {
+        let message = Message {
+            l3,
+            offset: l3 + header_len,
+            len: l4_len,
+        };
+        return icmp::v4(frame, &message, ip_len, id_fragment);
+    }
     let l4 = transport(frame, l3 + header_len, proto, l4_len)?;
     let (source, destination) = (header.get32::<12>(), header.get32::<16>());
     Ok(Parsed {
@@ -123,6 +137,7 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
         opening: l4.opening,
         closing: l4.closing,
         sequence: l4.sequence,
+        icmp_error: false,
     })
 }
 
@@ -131,7 +146,7 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
     let header = frame.at::<40>(l3).ok_or(Reason::PassMalformed)?;
     let first = header.get32::<0>();
     let second = header.get32::<4>();
-    let [len_high, len_low, mut proto, _] = second.to_ne_bytes();
+    let [len_high, len_low, first_proto, _] = second.to_ne_bytes();
     let payload_len = u16::from_be_bytes([len_high, len_low]);
     // A jumbogram (RFC 2675) has length zero and is malformed to us.
     if u32::from_be(first) >> 28 != 6 || payload_len > u16::MAX - 40 {
@@ -141,22 +156,19 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
     if l3 + usize::from(ip_len) > frame.bytes() {
         return Err(Reason::PassMalformed);
     }
-    let mut extensions = 0;
-    for _ in 0..MAX_EXTENSION_HEADERS {
-        if proto != PROTO_HOP_BY_HOP && proto != PROTO_DESTINATION_OPTIONS {
-            break;
-        }
-        let extension = frame
-            .at::<2>(l3 + 40 + extensions)
-            .ok_or(Reason::PassMalformed)?;
-        proto = extension.get8::<0>();
-        // RFC 8200 §4.3: in units of eight bytes, not counting the first.
-        extensions += (usize::from(extension.get8::<1>()) + 1) * 8;
-    }
+    let (proto, extensions) = extension_headers(frame, l3 + 40, first_proto)?;
     if extensions > usize::from(payload_len) {
         return Err(Reason::PassMalformed);
     }
     let l4_len = payload_len - extensions as u16;
+    if proto == PROTO_ICMPV6 {
+        let message = Message {
+            l3,
+            offset: l3 + 40 + extensions,
+            len: l4_len,
+        };
+        return icmp::v6(frame, &message, ip_len, extensions > 0);
+    }
     let l4 = transport(frame, l3 + 40 + extensions, proto, l4_len)?;
     Ok(Parsed {
         key: [
@@ -180,7 +192,29 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
         opening: l4.opening,
         closing: l4.closing,
         sequence: l4.sequence,
+        icmp_error: false,
     })
+}
+
+/// Walks over the extension headers at `offset` that may be walked over. Returns the protocol behind
+/// them and their length in bytes.
+#[inline(always)]
+pub fn extension_headers(
+    frame: Frame<'_>,
+    offset: usize,
+    mut proto: u8,
+) -> Result<(u8, usize), Reason> {
+    let mut len = 0;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        if proto != PROTO_HOP_BY_HOP && proto != PROTO_DESTINATION_OPTIONS {
+            break;
+        }
+        let extension = frame.at::<2>(offset + len).ok_or(Reason::PassMalformed)?;
+        proto = extension.get8::<0>();
+        // RFC 8200 §4.3: in units of eight bytes, not counting the first.
+        len += (usize::from(extension.get8::<1>()) + 1) * 8;
+    }
+    Ok((proto, len))
 }
 
 struct Transport {
@@ -224,7 +258,6 @@ fn transport(frame: Frame<'_>, offset: usize, proto: u8, len: u16) -> Result<Tra
                 sequence: 0,
             })
         }
-        PROTO_ICMP | PROTO_ICMPV6 => Err(Reason::PassIcmp),
         PROTO_FRAGMENT => Err(Reason::PassFragment),
         _ => Err(Reason::PassProtocol),
     }

@@ -28,9 +28,16 @@ pub fn run(ctx: &mut Context, trace: &impl Trace) -> u32 {
 #[inline(always)]
 fn serve<F: Family>(ctx: &mut Context, packet: &Parsed<F>, trace: &impl Trace) -> u32 {
     let Some(service) = find_service::<F>(&packet.key) else {
-        trace.left(Reason::PassNoService);
+        trace.left(if packet.icmp_error {
+            Reason::PassIcmp
+        } else {
+            Reason::PassNoService
+        });
         return xdp_action::XDP_PASS;
     };
+    if packet.icmp_error {
+        trace.count(Reason::IcmpError);
+    }
     let hash = F::hash(&packet.key);
     let index = service.ring_base + (hash::row_bits(hash) & service.ring_mask);
     let row = maps::row(index);

@@ -16,6 +16,9 @@ pub trait Trace {
     /// Counts a packet that was sent to a backend.
     fn sent(&self, slot: BackendSlot, service: u32, bytes: u64, opening: bool, reason: Reason);
 
+    /// Counts what a packet is, beside what becomes of it.
+    fn count(&self, what: Reason);
+
     /// Counts a packet that was passed, or dropped before its service was known.
     fn left(&self, reason: Reason);
 
@@ -35,6 +38,11 @@ impl Trace for Count {
     #[inline(always)]
     fn sent(&self, slot: BackendSlot, service: u32, bytes: u64, opening: bool, _: Reason) {
         maps::count_sent(slot, service, bytes, opening);
+    }
+
+    #[inline(always)]
+    fn count(&self, what: Reason) {
+        maps::count_reason(what);
     }
 
     #[inline(always)]
@@ -82,6 +90,9 @@ impl Trace for Explain {
     fn sent(&self, _: BackendSlot, _: u32, _: u64, _: bool, reason: Reason) {
         self.note(|e| e.reason = reason as u32);
     }
+
+    #[inline(always)]
+    fn count(&self, _: Reason) {}
 
     #[inline(always)]
     fn left(&self, reason: Reason) {
