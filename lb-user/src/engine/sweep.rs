@@ -161,7 +161,10 @@ impl<D: Dataplane> Engine<D> {
         };
         let index = entry.hash & rows.saturating_sub(1);
         let row = self.installed.get(name).and_then(|s| s.ring.row(index));
-        if row.is_some_and(|row| row.owner() != backend) {
+        // The entry of a closed flow goes soon. Until it has, its row asks: or the next flow with
+        // its tuple opened unseen, would be taken for the closed one, and be forgotten with it.
+        let closed = entry.flags & FlowEntry::CLOSED != 0;
+        if row.is_some_and(|row| closed || row.owner() != backend) {
             sweep.busy.entry(name.clone()).or_default().insert(index);
         }
     }

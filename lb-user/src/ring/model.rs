@@ -32,6 +32,8 @@ enum Fault {
     SettleEarly,
     /// Rows end their asking though entries of others are there.
     FinishEarly,
+    /// Rows end their asking though entries of closed flows are there.
+    FinishOverClosed,
     /// A second move makes the owner before it the holder of untracked flows.
     ForgetFirstOwner,
     /// An old entry of a reused tuple stays when the row needs none for the new flow.
@@ -221,7 +223,9 @@ impl World {
         let mut busy = BTreeSet::new();
         for (tuple, tracked) in self.established.iter().chain(&self.half_open) {
             let index = (hash(*tuple) & mask) as u32;
-            if self.ring.row(index).unwrap().owner() != slot(tracked.entry.backend) {
+            let owner = self.ring.row(index).unwrap().owner();
+            let hides = tracked.closed() && self.fault != Fault::FinishOverClosed;
+            if hides || owner != slot(tracked.entry.backend) {
                 busy.insert(index);
             }
         }

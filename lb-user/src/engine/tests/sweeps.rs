@@ -121,3 +121,27 @@ fn the_entry_of_a_flow_whose_end_was_seen_goes_long_before_the_idle_timeout() {
         assert_eq!(world.engine.dataplane.flows.is_empty(), gone, "{flags}");
     }
 }
+
+#[test]
+fn a_row_asks_until_the_entries_of_closed_flows_have_gone() {
+    let mut world = World::new();
+    world.declare(web(&[1, 1]));
+    world.reach(2);
+    world.declare(web(&[1, 0]));
+    let mut rows = (0..).zip(world.rows());
+    let row = rows.find(|(_, row)| row.lookup()).unwrap().0;
+    // Its owner's, closed, and refreshed now and then by a new flow with its tuple.
+    let key = world.track(1, row);
+    let idle = world.engine.desired.services[&name("web")].idle_timeout;
+    for _ in 0..40 {
+        let now = world.engine.dataplane.clock.now.0 as u32;
+        let entry = world.engine.dataplane.flows.get_mut(&key).unwrap();
+        (entry.flags, entry.last) = (FlowEntry::CLOSED, now);
+        world.pass(idle / 10);
+    }
+    let asking = world.rows().iter().filter(|row| row.lookup()).count();
+    assert_eq!(asking, 1, "all others have settled");
+    world.engine.dataplane.flows.get_mut(&key).unwrap().flags = 0;
+    world.pass(idle / 2);
+    assert!(world.rows().iter().all(|row| !row.lookup()));
+}
