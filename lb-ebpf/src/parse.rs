@@ -161,6 +161,9 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
         return Err(Reason::PassMalformed);
     }
     let l4_len = payload_len - extensions as u16;
+    if proto == PROTO_FRAGMENT {
+        return Err(Reason::PassFragment);
+    }
     if proto == PROTO_ICMPV6 {
         let message = Message {
             l3,
@@ -252,13 +255,14 @@ fn transport(frame: Frame<'_>, offset: usize, proto: u8, len: u16) -> Result<Tra
             }
             Ok(Transport {
                 ports: header.get32::<0>(),
-                has_checksum: header.get16::<6>() != 0,
+                // RFC 768: over as many bytes as the length says, which may be others than the
+                // packet's.
+                has_checksum: header.get16::<6>() != 0 && u16::from_be(header.get16::<4>()) == len,
                 opening: false,
                 closing: false,
                 sequence: 0,
             })
         }
-        PROTO_FRAGMENT => Err(Reason::PassFragment),
         _ => Err(Reason::PassProtocol),
     }
 }

@@ -409,3 +409,36 @@ fn a_template_is_swapped_between_two_packets_and_never_mixed() {
         );
     }
 }
+
+/// RFC 768: the checksum covers as many bytes as the length says. Where these are not the packet's,
+/// the packet's sum does not follow from its headers, and a wrong outer checksum would make the VM
+/// throw a valid packet away.
+#[test]
+fn a_datagram_of_another_length_than_its_packet_gets_no_outer_checksum() {
+    let packet = Packet::v6(L4::Udp, 7);
+    let how = How::new(GUE, false);
+    let mut program = Program::default();
+    services(&mut program, &packet, Row::settled(slot(1)));
+    program.backend(1, vip(&packet), &how);
+    let surplus = {
+        let mut ip = packet.ip();
+        ip.extend([0x12, 0x34, 0x56, 0x78]);
+        ip[5] += 4;
+        ip
+    };
+    let longer = {
+        let mut ip = packet.ip();
+        ip[45] += 8;
+        ip
+    };
+    for inner in [surplus, longer] {
+        let (verdict, sent) = program.run(&ethernet([2, 0, 0, 0, 9, 9], OWN, None, &inner));
+        assert_eq!(verdict, XDP_TX);
+        let to = wire(address(1, false));
+        let (from, bits) = (source(&sent, &how), entropy(&sent, &how));
+        let mut expected = ethernet(OWN, mac(1), None, &wrap(&inner, from, to, Some(6080), bits));
+        let at = expected.len() - inner.len() - 2;
+        expected[at..at + 2].fill(0);
+        assert_eq!(sent, expected);
+    }
+}

@@ -46,7 +46,7 @@ fn changed(packet: &Packet, change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 fn what_is_not_ours_passes_under_its_reason() {
     let mut program = program();
     let (v4, v6) = (Packet::v4(L4::Syn, 1), Packet::v6(L4::Syn, 1));
-    let cases: [(Vec<u8>, &str); 22] = [
+    let cases: [(Vec<u8>, &str); 25] = [
         (
             changed(&v4, |f| f[12..14].copy_from_slice(&[8, 6])),
             "pass_not_ip",
@@ -92,6 +92,10 @@ fn what_is_not_ours_passes_under_its_reason() {
         (changed(&v4, |f| f[23] = 1), "pass_icmp"),
         (changed(&v6, |f| f[20] = 58), "pass_icmp"),
         (changed(&v4, |f| f[23] = 47), "pass_protocol"),
+        // The other family's numbers of fragments and ICMP.
+        (changed(&v4, |f| f[23] = 44), "pass_protocol"),
+        (changed(&v4, |f| f[23] = 58), "pass_protocol"),
+        (changed(&v6, |f| f[20] = 1), "pass_protocol"),
         (changed(&v6, |f| f[20] = 132), "pass_protocol"),
         (changed(&v4, |f| f[33] = 11), "pass_no_service"),
         (
