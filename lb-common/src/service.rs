@@ -48,19 +48,23 @@ pub struct Service {
 
 /// Number of entries of the VIP filter; a power of two.
 pub const VIP_FILTER_LEN: u32 = 4096;
-/// Bit of a VIP filter entry: some address of this entry has a service on an exact port.
+/// Bit of a VIP filter entry: some address and port of this entry have a service on an exact port.
 pub const VIP_EXACT: u8 = 1;
 /// Bit of a VIP filter entry: some address of this entry has a service on any port.
 pub const VIP_ANY_PORT: u8 = 2;
 
-/// Returns the VIP filter entry of an address, from its last 32 bits in memory order.
+/// Returns the VIP filter entry of an address, from its last 32 bits in memory order, and a port in
+/// memory order; 0 for "any port".
 ///
-/// Most packets that are not for a service leave the program after this one array read, without
-/// a hash lookup. The filter is not keyed: who aims at an entry on purpose only makes the program
-/// ask the service map, as it would without the filter.
+/// Most packets that are not for a service, on its address or not, leave the program after two
+/// array reads, without a hash lookup. The filter is not keyed: who aims at an entry on purpose only
+/// makes the program ask the service map, as it would without the filter.
 #[inline(always)]
-pub const fn vip_filter_index(low32: u32) -> u32 {
-    low32.wrapping_mul(0x9e37_79b1) >> 20
+pub const fn vip_filter_index(low32: u32, port: u16) -> u32 {
+    low32
+        .wrapping_add((port as u32).wrapping_mul(0x85eb_ca6b))
+        .wrapping_mul(0x9e37_79b1)
+        >> 20
 }
 
 const _: () = assert!(1 << (32 - 20) == VIP_FILTER_LEN);

@@ -41,13 +41,13 @@ pub trait Family {
 /// Returns the service that a flow is for: one on its port, else one on any port.
 #[inline(always)]
 pub fn find_service<F: Family>(key: &F::Key) -> Option<&'static Service> {
-    let kinds = maps::vip_filter(F::destination_low32(key));
-    if kinds & VIP_EXACT != 0
-        && let Some(service) = F::service(key, F::destination_port(key))
+    let (address, port) = (F::destination_low32(key), F::destination_port(key));
+    if maps::vip_filter(address, port) & VIP_EXACT != 0
+        && let Some(service) = F::service(key, port)
     {
         return Some(service);
     }
-    if kinds & VIP_ANY_PORT != 0 {
+    if maps::vip_filter(address, 0) & VIP_ANY_PORT != 0 {
         return F::service(key, 0);
     }
     None

@@ -78,10 +78,11 @@ pub fn hash_key() -> &'static HashKey {
     unsafe { &*key }
 }
 
-/// Returns what kinds of service may exist for an address, from its last 32 bits.
+/// Returns what kinds of service may exist for an address, from its last 32 bits, on a port; 0 for
+/// any.
 #[inline(always)]
-pub fn vip_filter(low32: u32) -> u8 {
-    match VIP_FILTER.get_ptr(lb_common::service::vip_filter_index(low32)) {
+pub fn vip_filter(low32: u32, port: u16) -> u8 {
+    match VIP_FILTER.get_ptr(lb_common::service::vip_filter_index(low32, port)) {
         // SAFETY: the lookup returned a pointer to an element; the daemon may write it meanwhile,
         // one byte can't be torn.
         Some(entry) => unsafe { ptr::read_volatile(entry) },

@@ -8,9 +8,11 @@ use lb_common::backend::{BackendSlot, Head, Template};
 use lb_common::flow::Table;
 use lb_common::hash::HashKey;
 use lb_common::row::Row;
-use lb_common::service::{Service, VIP_ANY_PORT, VIP_EXACT, vip_filter_index};
+use lb_common::service::Service;
 use lb_common::stats::Reason;
-use lb_user::dataplane::{Dataplane as _, Explained, FlowKey, Kernel, Pins, Settings, load};
+use lb_user::dataplane::{
+    Dataplane as _, Explained, FlowKey, Kernel, Pins, Settings, load, vip_filter_entry,
+};
 use lb_user::model::{
     Backend, EncapSource, Forward, L4Protocol, Limits, Mac, NextHop, ServicePort, Vip, Weight,
 };
@@ -171,20 +173,8 @@ impl Program {
             protocol,
         };
         self.kernel.set_service(&vip, &value).expect("a service");
-        let last = match vip.address {
-            IpAddr::V4(address) => address.octets(),
-            IpAddr::V6(address) => {
-                let [.., a, b, c, d] = address.octets();
-                [a, b, c, d]
-            }
-        };
-        let index = vip_filter_index(u32::from_ne_bytes(last));
+        let (index, kind) = vip_filter_entry(&vip);
         let kinds = self.kernel.vip_filter(index).expect("the filter");
-        let kind = if port == ServicePort::Any {
-            VIP_ANY_PORT
-        } else {
-            VIP_EXACT
-        };
         self.kernel
             .set_vip_filter(index, kinds | kind)
             .expect("the filter");

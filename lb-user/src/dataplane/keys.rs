@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use lb_common::service::{ServiceKey4, ServiceKey6};
+use lb_common::service::{ServiceKey4, ServiceKey6, VIP_ANY_PORT, VIP_EXACT, vip_filter_index};
 
 use crate::model::{L4Protocol, ServicePort, Vip};
 
@@ -53,4 +53,21 @@ pub(super) fn vip(address: IpAddr, port: [u8; 2], proto: u8) -> Option<Vip> {
         port,
         protocol,
     })
+}
+
+/// Returns the entry of the VIP filter that a VIP has, and the bit that it sets in there.
+pub fn vip_filter_entry(vip: &Vip) -> (u32, u8) {
+    let last = match vip.address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            [a, b, c, d]
+        }
+    };
+    let (port, kind) = match vip.port {
+        ServicePort::Any => (0, VIP_ANY_PORT),
+        ServicePort::Exact(port) => (port.get().to_be(), VIP_EXACT),
+    };
+    let index = vip_filter_index(u32::from_ne_bytes(last), port);
+    (index, kind)
 }

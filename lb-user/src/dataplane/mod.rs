@@ -39,6 +39,7 @@ pub use clock::{Clock, Jiffies};
 pub(crate) use explain::test_run;
 pub use features::{Feature, FeatureError, probe};
 pub use kernel::Kernel;
+pub use keys::vip_filter_entry;
 pub use load::{LoadError, Settings, load};
 pub use memory::Memory;
 #[cfg(feature = "bench")]
@@ -103,7 +104,7 @@ pub trait Dataplane {
     /// Returns all services.
     fn services(&self) -> Result<Vec<(Vip, Service)>, MapError>;
 
-    /// Sets an entry of the VIP filter; see [`lb_common::service::vip_filter_index`].
+    /// Sets an entry of the VIP filter; see [`vip_filter_entry`].
     fn set_vip_filter(&mut self, index: u32, kinds: u8) -> Result<(), MapError>;
     /// Returns an entry of the VIP filter.
     fn vip_filter(&self, index: u32) -> Result<u8, MapError>;

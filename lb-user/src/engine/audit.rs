@@ -3,9 +3,8 @@ use std::fmt;
 use lb_common::backend::Head;
 use lb_common::service::VIP_FILTER_LEN;
 
-use super::vips::filter_entry;
 use super::{Engine, EngineError};
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, vip_filter_entry};
 
 /// One map entry that is not what the daemon put there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +70,7 @@ impl<D: Dataplane> Engine<D> {
             let vips = self
                 .installed
                 .values()
-                .map(|service| filter_entry(&service.vip));
+                .map(|service| vip_filter_entry(&service.vip));
             let here = vips.filter(|(at, _)| *at == index);
             let expected = here.fold(0, |kinds, (_, kind)| kinds | kind);
             compare(found == expected, &|| {

@@ -1,13 +1,10 @@
 //! Which service has which VIP. A VIP that goes from one service to another has one all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-
-use lb_common::service::{VIP_ANY_PORT, VIP_EXACT, vip_filter_index};
 
 use super::{Engine, EngineError};
-use crate::dataplane::{Dataplane, MapError};
-use crate::model::{Name, ServicePort, Vip};
+use crate::dataplane::{Dataplane, MapError, vip_filter_entry};
+use crate::model::{Name, Vip};
 
 impl<D: Dataplane> Engine<D> {
     /// Returns the VIP of an installed service that is declared for another one.
@@ -78,7 +75,7 @@ impl<D: Dataplane> Engine<D> {
         let mut wanted: BTreeMap<u32, u8> = BTreeMap::new();
         let vips = self.installed.values().map(|service| &service.vip);
         for vip in vips.chain(&self.vacated) {
-            let (index, kind) = filter_entry(vip);
+            let (index, kind) = vip_filter_entry(vip);
             *wanted.entry(index).or_default() |= kind;
         }
         for (index, kinds) in &wanted {
@@ -96,20 +93,4 @@ impl<D: Dataplane> Engine<D> {
         self.filter = wanted;
         Ok(())
     }
-}
-
-/// Returns the filter entry of a VIP, and the bit to set in it.
-pub(super) fn filter_entry(vip: &Vip) -> (u32, u8) {
-    let last = match vip.address {
-        IpAddr::V4(address) => address.octets(),
-        IpAddr::V6(address) => {
-            let [.., a, b, c, d] = address.octets();
-            [a, b, c, d]
-        }
-    };
-    let kind = match vip.port {
-        ServicePort::Any => VIP_ANY_PORT,
-        ServicePort::Exact(_) => VIP_EXACT,
-    };
-    (vip_filter_index(u32::from_ne_bytes(last)), kind)
 }

@@ -8,10 +8,10 @@ use aya::programs::ProgramFd;
 use lb_common::backend::{BackendSlot, Head};
 use lb_common::hash::HashKey;
 use lb_common::row::Row;
-use lb_common::service::{Service, VIP_EXACT, vip_filter_index};
+use lb_common::service::Service;
 use lb_common::stats::Reason;
 use lb_tests::netns;
-use lb_user::dataplane::{Dataplane as _, Kernel, Pins, Settings, load};
+use lb_user::dataplane::{Dataplane as _, Kernel, Pins, Settings, load, vip_filter_entry};
 use lb_user::model::{
     Backend, EncapSource, L4Protocol, Limits, Mac, NextHop, ServicePort, Vip, Weight,
 };
@@ -151,14 +151,8 @@ impl World {
             flags: 0,
         };
         kernel.set_service(&vip, &service)?;
-        let last = match case.vip {
-            IpAddr::V4(address) => address.octets(),
-            IpAddr::V6(address) => {
-                let [.., a, b, c, d] = address.octets();
-                [a, b, c, d]
-            }
-        };
-        kernel.set_vip_filter(vip_filter_index(u32::from_ne_bytes(last)), VIP_EXACT)?;
+        let (index, kind) = vip_filter_entry(&vip);
+        kernel.set_vip_filter(index, kind)?;
         Ok(())
     }
 
