@@ -175,7 +175,8 @@ fn ask<F: Family, T: Trace>(question: &Question<F::Key>, trace: &T) -> BackendSl
         let earlier = entry;
         (half, entry) = find(F::half_open(), Table::HalfOpen, key, hash);
         if half.is_there() {
-            half_open = self::half_open::<F::Key, T>(&entry, &found, &earlier, question);
+            let rival = !matches!(established, Established::None | Established::Dead);
+            half_open = self::half_open::<F::Key, T>(&entry, &found, &earlier, rival, question);
         }
     }
     let owner_has_it = found.backend == row.owner().get();
@@ -297,11 +298,14 @@ fn established<K>(entry: &FlowEntry, question: &Question<K>) -> Established {
     }
 }
 
+/// Returns what a half-open entry is to a packet. `rival` says whether there is an established entry
+/// of a living backend beside it.
 #[inline(always)]
 fn half_open<K, T: Trace>(
     entry: &FlowEntry,
     found: &Found,
     earlier: &FlowEntry,
+    rival: bool,
     question: &Question<K>,
 ) -> HalfOpen {
     let Some(backend) = maps::backend(BackendSlot::from_stored(entry.backend)) else {
@@ -316,9 +320,10 @@ fn half_open<K, T: Trace>(
         // An explanation doesn't know the flow's sequence numbers, and what an error quotes are the
         // VM's: the flow that is established is the likelier one.
         !T::WRITES_FLOWS
-            || (question.about() && !found.is_there())
             || confirmed
-            || if found.is_there() {
+            || if question.about() {
+                !rival
+            } else if found.is_there() {
                 entry.wins_over(earlier, question.sequence)
             } else {
                 entry.is_followed_by(question.sequence)

@@ -44,11 +44,18 @@ pub fn v4(
     let icmp = frame
         .at::<HEADER>(message.offset)
         .ok_or(Reason::PassMalformed)?;
+    // The frame may be longer than the message: padding is not the message's.
+    if usize::from(message.len) < HEADER {
+        return Err(Reason::PassMalformed);
+    }
     if !matches!(icmp.get8::<0>(), 3 | 11 | 12) {
         return Err(Reason::PassIcmp);
     }
     let at = message.offset + HEADER;
     let quoted = frame.at::<20>(at).ok_or(Reason::PassMalformed)?;
+    if usize::from(message.len) < HEADER + 20 {
+        return Err(Reason::PassMalformed);
+    }
     let header_len = usize::from(quoted.get8::<0>() & 0xf) * 4;
     let proto = quoted.get8::<9>();
     // Only the first fragment has ports, and only what came from the address that the error came
@@ -100,17 +107,26 @@ pub fn v6(
     let icmp = frame
         .at::<HEADER>(message.offset)
         .ok_or(Reason::PassMalformed)?;
+    if usize::from(message.len) < HEADER {
+        return Err(Reason::PassMalformed);
+    }
     if !matches!(icmp.get8::<0>(), 1..=4) {
         return Err(Reason::PassIcmp);
     }
     let at = message.offset + HEADER;
     let quoted = frame.at::<40>(at).ok_or(Reason::PassMalformed)?;
+    if usize::from(message.len) < HEADER + 40 {
+        return Err(Reason::PassMalformed);
+    }
     let is_ours =
         quoted.get64::<8>() == outer.get64::<24>() && quoted.get64::<16>() == outer.get64::<32>();
     if quoted.get8::<0>() >> 4 != 6 || !is_ours {
         return Err(Reason::PassIcmp);
     }
     let (proto, extensions) = extension_headers(frame, at + 40, quoted.get8::<6>())?;
+    if usize::from(message.len) < HEADER + 40 + extensions {
+        return Err(Reason::PassMalformed);
+    }
     if proto != PROTO_TCP && proto != PROTO_UDP {
         return Err(Reason::PassIcmp);
     }

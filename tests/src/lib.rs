@@ -10,6 +10,7 @@ pub mod frame;
 pub mod lan;
 pub mod names;
 pub mod netns;
+pub mod oracle;
 pub mod pass;
 pub mod program;
 pub mod rows;

@@ -66,6 +66,7 @@ pub struct Program {
     /// The data plane.
     pub kernel: Kernel,
     pins: Pins,
+    hash_key: HashKey,
     services: u32,
     rows: u32,
 }
@@ -126,6 +127,7 @@ impl Program {
             "this test loads BPF programs and needs root: run it by `sudo -E cargo xtask test`"
         );
         let directory = netns::pins("prog");
+        let hash_key = HashKey(std::array::from_fn(|at| 0x9e37_79b9_7f4a_7c15 ^ at as u64));
         let settings = Settings {
             pin_dir: directory.clone(),
             limits: Limits {
@@ -136,14 +138,44 @@ impl Program {
                 confirmed_flows,
                 kept_flows,
             },
-            hash_key: HashKey(std::array::from_fn(|at| 0x9e37_79b9_7f4a_7c15 ^ at as u64)),
+            hash_key,
         };
         Self {
             kernel: load(&settings).expect("loading the program"),
             pins: Pins::new(directory),
+            hash_key,
             services: 0,
             rows: 0,
         }
+    }
+
+    /// Returns where its maps are pinned.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Returns its secret.
+    #[must_use]
+    pub fn hash_key(&self) -> HashKey {
+        self.hash_key
+    }
+
+    /// Takes all services and flow table entries away, so that others can be added. Counters stay.
+    pub fn clear(&mut self) {
+        let kernel = &mut self.kernel;
+        for (vip, _) in kernel.services().expect("the services") {
+            kernel.remove_service(&vip).expect("a service");
+            let (index, _) = vip_filter_entry(&vip);
+            kernel.set_vip_filter(index, 0).expect("the filter");
+        }
+        let mut flows = Vec::new();
+        let mut visit = |table, key, _| flows.push((table, key));
+        kernel.visit_flows(&mut visit).expect("the flow tables");
+        for (table, key) in flows {
+            kernel.remove_flow(table, &key).expect("an entry");
+        }
+        (self.services, self.rows) = (0, 0);
     }
 
     /// Adds a service with these rows, a power of two of them. Returns its slot and first row.
@@ -183,28 +215,7 @@ impl Program {
 
     /// Makes a backend reachable: out of `ifindex` (1 is where test runs come in by).
     pub fn backend(&mut self, number: u32, vip: IpAddr, how: &How) {
-        let backend = Backend {
-            address: address(number, how.outer_v4),
-            weight: Weight::DEFAULT,
-            draining: false,
-            forward: how.forward,
-            interface: None,
-            mac: None,
-        };
-        let hop = NextHop {
-            ifindex: how.ifindex,
-            vlan: how.vlan,
-            source_mac: Mac(OWN),
-            destination_mac: Mac(mac(number)),
-            source_address: Some(if how.outer_v4 {
-                IpAddr::from(SOURCE4)
-            } else {
-                IpAddr::from(SOURCE6)
-            }),
-            mtu: 1500,
-        };
-        let template =
-            lb_user::template::build(vip, &backend, &hop, &how.source).expect("a template");
+        let template = template(number, address(number, how.outer_v4), vip, how);
         self.template(number, &template);
     }
 
@@ -274,6 +285,32 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.pins.remove_all();
     }
+}
+
+/// Returns the template that brings packets for a service of `vip`'s family to a backend.
+#[must_use]
+pub fn template(number: u32, address: IpAddr, vip: IpAddr, how: &How) -> Template {
+    let backend = Backend {
+        address,
+        weight: Weight::DEFAULT,
+        draining: false,
+        forward: how.forward,
+        interface: None,
+        mac: None,
+    };
+    let hop = NextHop {
+        ifindex: how.ifindex,
+        vlan: how.vlan,
+        source_mac: Mac(OWN),
+        destination_mac: Mac(mac(number)),
+        source_address: Some(if how.outer_v4 {
+            IpAddr::from(SOURCE4)
+        } else {
+            IpAddr::from(SOURCE6)
+        }),
+        mtu: 1500,
+    };
+    lb_user::template::build(vip, &backend, &hop, &how.source).expect("a template")
 }
 
 /// How a backend is reached.
