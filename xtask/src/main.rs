@@ -53,6 +53,13 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Set up, then hold the XDP program against a model of it on random packets
+    #[command(disable_help_flag = true)]
+    Fuzz {
+        /// Options of the fuzzer: `--seconds N`, `--seed S`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Set up, then measure the XDP program; `cargo xtask bench --help` shows the options
     #[command(disable_help_flag = true)]
     Bench {
@@ -94,6 +101,7 @@ fn carry_out(command: Command) -> Result<()> {
         } => test::run(unprivileged, filter.as_deref()),
         Command::Lint => lint::run(),
         Command::Demo { keep } => tools::demo(keep),
+        Command::Fuzz { arguments } => tools::fuzz(&arguments),
         Command::Bench { arguments } => tools::bench(&arguments),
     }
 }

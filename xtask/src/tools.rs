@@ -62,3 +62,15 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     cargo.args(["--bin", "weir-bench", "--"]).args(arguments);
     run(cargo.env("WEIR_BIN", weir))
 }
+
+/// Runs the fuzzer.
+pub fn fuzz(arguments: &[String]) -> Result<()> {
+    let help = |argument: &String| argument == "--help" || argument == "-h";
+    if !is_root() && !arguments.iter().any(help) {
+        bail!("the fuzzer loads BPF programs, which needs root: run `sudo -E cargo xtask fuzz`");
+    }
+    setup::run(false, Purpose::Test)?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["run", "--quiet", "--package", "lb-tests"]);
+    run(cargo.args(["--bin", "weir-fuzz", "--"]).args(arguments))
+}
