@@ -1,7 +1,7 @@
 //! Worlds: rows that are settled, in transition or empty; backends that live, leave, died, were born
 //! again or can't be reached; entries of every kind.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::pool;
 use super::random::Random;
@@ -129,16 +129,7 @@ fn entry(random: &mut Random, world: &World) -> Entry {
     let at = random.below(world.services.len());
     let service = &world.services[at];
     let v4 = service.vip.is_ipv4();
-    let mut flow = Flow {
-        client: pool::client(random, v4),
-        vip: service.vip,
-        client_port: pool::client_port(random),
-        vip_port: match service.port {
-            0 => pool::vip_port(random),
-            port => port,
-        },
-        protocol: service.protocol,
-    };
+    let mut flow = flow_of(random, service);
     if !world.entries.is_empty() && random.one_in(3) {
         // Beside another entry of the same flow.
         let other = world.entries[random.below(world.entries.len())];
@@ -186,18 +177,22 @@ pub fn flow(random: &mut Random, world: &World) -> Flow {
         1..4 if !world.entries.is_empty() => world.entries[random.below(world.entries.len())].flow,
         _ if world.services.is_empty() => pool::flow(random),
         _ => {
-            let service = &world.services[random.below(world.services.len())];
-            let v4 = matches!(service.vip, IpAddr::V4(_));
-            Flow {
-                client: pool::client(random, v4),
-                vip: service.vip,
-                client_port: pool::client_port(random),
-                vip_port: match service.port {
-                    0 => pool::vip_port(random),
-                    port => port,
-                },
-                protocol: service.protocol,
-            }
+            let service = random.below(world.services.len());
+            flow_of(random, &world.services[service])
         }
+    }
+}
+
+/// Returns a flow that the service is for.
+fn flow_of(random: &mut Random, service: &Service) -> Flow {
+    Flow {
+        client: pool::client(random, service.vip.is_ipv4()),
+        vip: service.vip,
+        client_port: pool::client_port(random),
+        vip_port: match service.port {
+            0 => pool::vip_port(random),
+            port => port,
+        },
+        protocol: service.protocol,
     }
 }
