@@ -139,6 +139,11 @@ pub enum TemplateKind {
     Ipv4Udp = 4,
     /// Ethernet, outer IPv6 and UDP.
     Ipv6Udp = 5,
+    /// Ethernet, outer IPv4, UDP and the header of an overlay: VXLAN (RFC 7348) or Geneve
+    /// (RFC 8926), with an inner Ethernet header.
+    Ipv4Overlay = 10,
+    /// Ethernet, outer IPv6, UDP and the header of an overlay.
+    Ipv6Overlay = 11,
 }
 
 impl TemplateKind {
@@ -151,19 +156,22 @@ impl TemplateKind {
             3 => Self::Ipv6,
             4 => Self::Ipv4Udp,
             5 => Self::Ipv6Udp,
+            10 => Self::Ipv4Overlay,
+            11 => Self::Ipv6Overlay,
             _ => Self::Unreachable,
         }
     }
 
-    /// Returns the length of the outer headers behind the Ethernet header, in bytes.
+    /// Returns the length of the outer headers behind the Ethernet header, in bytes, up to and with
+    /// UDP's.
     #[inline(always)]
     pub const fn outer_len(self) -> usize {
         match self {
             Self::Unreachable | Self::L2 => 0,
             Self::Ipv4 => 20,
             Self::Ipv6 => 40,
-            Self::Ipv4Udp => 28,
-            Self::Ipv6Udp => 48,
+            Self::Ipv4Udp | Self::Ipv4Overlay => 28,
+            Self::Ipv6Udp | Self::Ipv6Overlay => 48,
         }
     }
 }
@@ -172,6 +180,10 @@ impl TemplateKind {
 pub const ETH_MAX: usize = 18;
 /// The longest outer header that a template has.
 pub const OUTER_MAX: usize = 48;
+/// The longest overlay part that a template has, in bytes. Ethernet, IPv4, UDP, VXLAN and the inner
+/// Ethernet header are just as long together, so a copy of this length that ends where the packet
+/// begins never begins before the frame.
+pub const OVERLAY_MAX: usize = 64;
 
 /// The bytes in front of a packet that bring it to a backend. See [`crate::outer`] for what is
 /// patched per packet.
@@ -188,19 +200,26 @@ pub struct Template {
     pub ifindex: u32,
     /// Outer IPv4: the header's one's-complement sum (16-bit words in memory order) over all that
     /// does not depend on the packet. Outer IPv6 with UDP: the same for the UDP pseudo-header and
-    /// header (RFC 8200 §8.1). Otherwise 0.
+    /// header (RFC 8200 §8.1), and the overlay part. Otherwise 0.
     pub csum: u32,
     /// The bits of the outer source address' low 32 bits that a flow's hash fills in, in memory
     /// order; 0 for a fixed source address.
     pub entropy_mask: u32,
     /// The Ethernet header, `eth_len` bytes.
     pub eth: [u8; ETH_MAX],
+    /// Length of the overlay part in bytes: 22 to [`OVERLAY_MAX`], or 0 if the template has none.
+    pub overlay_len: u8,
     /// Not used, zero: puts `outer` on a multiple of four bytes.
-    pub _pad2: [u8; 2],
+    pub _pad2: u8,
     /// The outer headers, `kind.outer_len()` bytes. Lengths, checksums and entropy bits are zero.
     pub outer: [u8; OUTER_MAX],
-    /// Not used, zero: a template is a multiple of eight bytes.
+    /// Not used, zero: puts `overlay` on a multiple of eight bytes.
     pub _pad3: [u8; 4],
+    /// What stands between the outer headers and the packet: the overlay's header, its options and
+    /// an Ethernet header. It fills the last `overlay_len` bytes; those before are zero.
+    pub overlay: [u8; OVERLAY_MAX],
+    /// Not used, zero: puts a backend's other template on a cache line of its own.
+    pub _spare: [u8; 32],
 }
 
 impl Template {
@@ -213,9 +232,12 @@ impl Template {
         csum: 0,
         entropy_mask: 0,
         eth: [0; ETH_MAX],
-        _pad2: [0; 2],
+        overlay_len: 0,
+        _pad2: 0,
         outer: [0; OUTER_MAX],
         _pad3: [0; 4],
+        overlay: [0; OVERLAY_MAX],
+        _spare: [0; 32],
     };
 
     /// Returns how the template's bytes go onto a packet.
@@ -229,6 +251,10 @@ impl Template {
 ///
 /// The daemon changes a backend's template by filling the side that is not in force and then
 /// storing the head, so a packet sees the old bytes or the new, never a mix.
+///
+/// Laid out in cache lines, which the map's memory begins with: the head and all that a packet
+/// needs of the first template are in the first line (with UDP in two), of the second in the fourth
+/// (with UDP in two). Overlay parts are in lines that nobody else reads.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Backend {
@@ -236,10 +262,20 @@ pub struct Backend {
     pub head: u64,
     /// The two templates; the head says which is in force.
     pub templates: [Template; 2],
+    /// Not used, zero: a backend is six cache lines.
+    pub _pad: [u8; 8],
 }
 
-const _: () = assert!(size_of::<Template>() == 88);
-const _: () = assert!(size_of::<Backend>() == 184);
+const CACHE_LINE: usize = 64;
+const _: () = assert!(size_of::<Template>() == 184);
+const _: () = assert!(size_of::<Backend>() == 6 * CACHE_LINE);
+const _: () = assert!(
+    core::mem::offset_of!(Backend, templates) + core::mem::offset_of!(Template, outer) + 20
+        <= CACHE_LINE
+);
+const _: () = assert!(
+    (core::mem::offset_of!(Backend, templates) + size_of::<Template>()).is_multiple_of(CACHE_LINE)
+);
 
 #[cfg(test)]
 mod tests {

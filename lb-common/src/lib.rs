@@ -25,7 +25,7 @@ pub mod service;
 pub mod stats;
 
 /// Version of the map layout. A daemon refuses pinned maps of another version.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Number of interfaces that packets can be redirected to.
 pub const DEVICES: u32 = 1024;

@@ -1,7 +1,10 @@
 //! Templates: the bytes in front of a packet that bring it to a backend, from what the operator
 //! declared and what the kernel's routes and neighbours say.
 
+mod overlay;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use lb_common::{
     PROTO_IPIP, PROTO_IPV6, PROTO_UDP,
@@ -10,6 +13,7 @@ use lb_common::{
 };
 
 use crate::model::{Backend, EncapSource, Forward, NextHop};
+use overlay::Part;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -25,6 +29,9 @@ pub enum TemplateError {
         "no source address for the outer {0} header: give the sending interface one, or set encap.{1}"
     )]
     NoSource(&'static str, &'static str),
+    /// A VM in an overlay has no Ethernet address.
+    #[error("no Ethernet address of the VM in the overlay: set overlay.mac")]
+    NoInnerMac,
 }
 
 /// Returns the template that brings packets for a service of `vip`'s family to `backend`.
@@ -52,25 +59,26 @@ pub fn build(
             Outer::ipv6(TemplateKind::Ipv6, source_v6(hop, source)?, to, inner_proto)
         }
         (Forward::Gue(port), IpAddr::V4(to)) => {
-            let mut outer = Outer::ipv4(
-                TemplateKind::Ipv4Udp,
-                source_v4(hop, source)?,
-                to,
-                PROTO_UDP,
-            );
-            put(&mut outer.bytes, 22, &port.get().to_be_bytes());
-            outer
+            Outer::udp_v4(TemplateKind::Ipv4Udp, source_v4(hop, source)?, to, port)
         }
         (Forward::Gue(port), IpAddr::V6(to)) => {
-            let mut outer = Outer::ipv6(
-                TemplateKind::Ipv6Udp,
-                source_v6(hop, source)?,
-                to,
-                PROTO_UDP,
-            );
-            put(&mut outer.bytes, 42, &port.get().to_be_bytes());
-            outer.csum += csum::sum(&[0, PROTO_UDP]) + csum::sum(&port.get().to_be_bytes());
-            outer
+            Outer::udp_v6(TemplateKind::Ipv6Udp, source_v6(hop, source)?, to, port)
+        }
+        (Forward::Overlay(overlay), to) => {
+            let part = Part::new(&overlay, ethertype(vip), hop.source_mac)?;
+            let outer = match to {
+                IpAddr::V4(to) => {
+                    let source = source_v4(hop, source)?;
+                    Outer::udp_v4(TemplateKind::Ipv4Overlay, source, to, overlay.port)
+                }
+                IpAddr::V6(to) => {
+                    let source = source_v6(hop, source)?;
+                    let outer = Outer::udp_v6(TemplateKind::Ipv6Overlay, source, to, overlay.port);
+                    let csum = outer.csum + part.sum();
+                    Outer { csum, ..outer }
+                }
+            };
+            Outer { part, ..outer }
         }
     };
     Ok(template.behind_ethernet(hop))
@@ -83,6 +91,7 @@ pub fn overhead(backend: &Backend) -> u32 {
         Forward::L2 => 0,
         Forward::Ipip => ip,
         Forward::Gue(_) => ip + 8,
+        Forward::Overlay(overlay) => ip + 8 + overlay::part_len(&overlay) as u32,
     }
 }
 
@@ -93,6 +102,7 @@ struct Outer {
     bytes: [u8; OUTER_MAX],
     csum: u64,
     entropy_mask: u32,
+    part: Part,
 }
 
 impl Default for Outer {
@@ -103,6 +113,7 @@ impl Default for Outer {
             bytes: [0; OUTER_MAX],
             csum: 0,
             entropy_mask: 0,
+            part: Part::NONE,
         }
     }
 }
@@ -134,9 +145,23 @@ impl Outer {
         put(&mut outer.bytes, 6, &[next, HOP_LIMIT]);
         put(&mut outer.bytes, 8, &from.octets());
         put(&mut outer.bytes, 24, &to.octets());
-        if matches!(kind, TemplateKind::Ipv6Udp) {
-            outer.csum = csum::sum(&from.octets()) + csum::sum(&to.octets());
-        }
+        outer
+    }
+
+    fn udp_v4(kind: TemplateKind, from: (Ipv4Addr, u32), to: Ipv4Addr, port: NonZeroU16) -> Self {
+        let mut outer = Self::ipv4(kind, from, to, PROTO_UDP);
+        put(&mut outer.bytes, 22, &port.get().to_be_bytes());
+        outer
+    }
+
+    fn udp_v6(kind: TemplateKind, from: (Ipv6Addr, u32), to: Ipv6Addr, port: NonZeroU16) -> Self {
+        let mut outer = Self::ipv6(kind, from, to, PROTO_UDP);
+        let port = port.get().to_be_bytes();
+        put(&mut outer.bytes, 42, &port);
+        outer.csum = csum::sum(&from.0.octets())
+            + csum::sum(&to.octets())
+            + csum::sum(&[0, PROTO_UDP])
+            + csum::sum(&port);
         outer
     }
 
@@ -160,11 +185,13 @@ impl Outer {
             kind: self.kind as u8,
             eth_len,
             ifindex: hop.ifindex,
-            // The sum of at most 44 sixteen-bit words.
+            // The sum of at most 76 sixteen-bit words.
             csum: self.csum as u32,
             entropy_mask: self.entropy_mask,
             eth,
+            overlay_len: self.part.len(),
             outer: self.bytes,
+            overlay: self.part.bytes(),
             ..Template::UNREACHABLE
         }
     }
@@ -211,135 +238,4 @@ fn source_v6(hop: &NextHop, source: &EncapSource) -> Result<(Ipv6Addr, u32), Tem
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroU16;
-
-    use super::*;
-    use crate::model::{Mac, Weight};
-
-    fn hop(source: &str) -> NextHop {
-        NextHop {
-            ifindex: 7,
-            vlan: None,
-            source_mac: Mac([2, 0, 0, 0, 0, 1]),
-            destination_mac: Mac([2, 0, 0, 0, 0, 2]),
-            source_address: Some(source.parse().unwrap()),
-            mtu: 1500,
-        }
-    }
-
-    fn backend(address: &str, forward: Forward) -> Backend {
-        Backend {
-            address: address.parse().unwrap(),
-            weight: Weight::DEFAULT,
-            draining: false,
-            forward,
-            interface: None,
-            mac: None,
-        }
-    }
-
-    fn v4() -> IpAddr {
-        "198.18.0.10".parse().unwrap()
-    }
-
-    fn v6() -> IpAddr {
-        "2001:db8::10".parse().unwrap()
-    }
-
-    #[test]
-    fn l2_is_an_ethernet_header_of_the_services_family() {
-        for (vip, ethertype) in [(v4(), [8, 0]), (v6(), [0x86, 0xdd])] {
-            let to = backend("198.18.1.1", Forward::L2);
-            let template = build(vip, &to, &hop("198.18.1.9"), &EncapSource::default()).unwrap();
-            assert_eq!(template.kind(), TemplateKind::L2);
-            assert_eq!(template.ifindex, 7);
-            assert_eq!(template.eth_len, 14);
-            assert_eq!(template.eth[..6], [2, 0, 0, 0, 0, 2]);
-            assert_eq!(template.eth[6..12], [2, 0, 0, 0, 0, 1]);
-            assert_eq!(template.eth[12..14], ethertype);
-            assert_eq!(template.outer, [0; OUTER_MAX]);
-        }
-    }
-
-    #[test]
-    fn a_vlan_puts_its_tag_before_the_ethertype() {
-        let hop = NextHop {
-            vlan: Some(0x123),
-            ..hop("198.18.1.9")
-        };
-        let to = backend("198.18.1.1", Forward::L2);
-        let template = build(v4(), &to, &hop, &EncapSource::default()).unwrap();
-        assert_eq!(template.eth_len, 18);
-        assert_eq!(template.eth[12..], [0x81, 0, 0x01, 0x23, 8, 0]);
-    }
-
-    #[test]
-    fn ipip_names_what_is_inside_and_sums_what_is_constant() {
-        for (vip, proto) in [(v4(), 4), (v6(), 41)] {
-            let to = backend("198.18.1.1", Forward::Ipip);
-            let template = build(vip, &to, &hop("198.18.1.9"), &EncapSource::default()).unwrap();
-            assert_eq!(template.kind(), TemplateKind::Ipv4);
-            assert_eq!(template.eth[12..14], [8, 0]);
-            let expected = [
-                0x45, 0, 0, 0, 0, 0, 0, 0, 64, proto, 0, 0, 198, 18, 1, 9, 198, 18, 1, 1,
-            ];
-            assert_eq!(template.outer[..20], expected);
-            assert_eq!(u64::from(template.csum), csum::sum(&expected));
-            assert_eq!(template.entropy_mask, 0);
-        }
-    }
-
-    #[test]
-    fn a_source_prefix_leaves_its_host_bits_to_the_hash() {
-        let source = EncapSource {
-            v4: Some(("198.19.5.77".parse().unwrap(), 20)),
-            v6: Some(("2001:db8:5::77".parse().unwrap(), 64)),
-        };
-        let to = backend("198.18.1.1", Forward::Ipip);
-        let template = build(v4(), &to, &hop("198.18.1.9"), &source).unwrap();
-        assert_eq!(template.outer[12..16], [198, 19, 0, 0]);
-        assert_eq!(template.entropy_mask.to_ne_bytes(), [0, 0, 0x0f, 0xff]);
-
-        let to = backend("2001:db8::1", Forward::Ipip);
-        let template = build(v4(), &to, &hop("198.18.1.9"), &source).unwrap();
-        assert_eq!(template.outer[6..8], [4, 64]);
-        assert_eq!(
-            template.outer[8..24],
-            "2001:db8:5::".parse::<Ipv6Addr>().unwrap().octets()
-        );
-        assert_eq!(template.entropy_mask, u32::MAX);
-    }
-
-    #[test]
-    fn gue_over_ipv6_sums_its_pseudo_header() {
-        let to = backend("2001:db8::1", Forward::Gue(NonZeroU16::new(6080).unwrap()));
-        let template = build(v6(), &to, &hop("2001:db8::9"), &EncapSource::default()).unwrap();
-        assert_eq!(template.kind(), TemplateKind::Ipv6Udp);
-        assert_eq!(template.outer[6], 17);
-        assert_eq!(template.outer[42..44], 6080_u16.to_be_bytes());
-        let pseudo = csum::sum(&template.outer[8..40])
-            + csum::sum(&[0, 17])
-            + csum::sum(&6080_u16.to_be_bytes());
-        assert_eq!(u64::from(template.csum), pseudo);
-    }
-
-    #[test]
-    fn a_tunnel_without_a_source_address_says_what_to_do() {
-        let to = backend("2001:db8::1", Forward::Ipip);
-        let error = build(v4(), &to, &hop("198.18.1.9"), &EncapSource::default()).unwrap_err();
-        assert!(error.to_string().contains("encap.source_v6"), "{error}");
-    }
-
-    #[test]
-    fn a_full_prefix_means_a_fixed_source() {
-        let source = EncapSource {
-            v4: Some(("198.19.5.77".parse().unwrap(), 32)),
-            v6: None,
-        };
-        let to = backend("198.18.1.1", Forward::Ipip);
-        let template = build(v4(), &to, &hop("198.18.1.9"), &source).unwrap();
-        assert_eq!(template.outer[12..16], [198, 19, 5, 77]);
-        assert_eq!(template.entropy_mask, 0);
-    }
-}
+mod tests;

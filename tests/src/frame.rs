@@ -279,6 +279,46 @@ impl Entropy {
     }
 }
 
+/// What stands between an outer IP header and the packet, where that is more than nothing: UDP, and
+/// perhaps an overlay.
+#[derive(Clone, Debug)]
+pub struct OverUdp {
+    /// The destination port.
+    pub port: u16,
+    /// What stands between the UDP header and the packet.
+    pub header: Vec<u8>,
+}
+
+impl OverUdp {
+    /// GUE, variant 1: the packet follows directly.
+    #[must_use]
+    pub const fn gue(port: u16) -> Self {
+        let header = Vec::new();
+        Self { port, header }
+    }
+
+    /// VXLAN (RFC 7348 §5) with this Ethernet header inside.
+    #[must_use]
+    pub fn vxlan(port: u16, vni: u32, ethernet: &[u8]) -> Self {
+        let words = [0x0800_0000, vni << 8];
+        let mut header = words.map(u32::to_be_bytes).concat();
+        header.extend(ethernet);
+        Self { port, header }
+    }
+
+    /// Geneve (RFC 8926 §3.4) with these options, of which one is critical or none, and this Ethernet
+    /// header inside.
+    #[must_use]
+    pub fn geneve(port: u16, vni: u32, options: &[u8], critical: bool, ethernet: &[u8]) -> Self {
+        let length = u32::try_from(options.len() / 4).expect("a length") << 24;
+        let words = [length | u32::from(critical) << 22 | 0x6558, vni << 8];
+        let mut header = words.map(u32::to_be_bytes).concat();
+        header.extend(options);
+        header.extend(ethernet);
+        Self { port, header }
+    }
+}
+
 /// Wraps an IP packet as its backend expects it: IPIP, or GUE variant 1 to `gue_port`.
 #[must_use]
 pub fn wrap(
@@ -288,33 +328,49 @@ pub fn wrap(
     gue_port: Option<u16>,
     entropy: Entropy,
 ) -> Vec<u8> {
+    let gue = gue_port.map(OverUdp::gue);
+    wrap_in(inner, source, destination, gue.as_ref(), entropy)
+}
+
+/// Wraps an IP packet in another, with UDP and more between them or not.
+#[must_use]
+pub fn wrap_in(
+    inner: &[u8],
+    source: Address,
+    destination: Address,
+    over: Option<&OverUdp>,
+    entropy: Entropy,
+) -> Vec<u8> {
     let v4 = inner[0] >> 4 == 4;
     let tos = if v4 {
         inner[1]
     } else {
         inner[0] << 4 | inner[1] >> 4
     };
-    let protocol = match (gue_port, v4) {
+    let protocol = match (over, v4) {
         (Some(_), _) => IpNumber::UDP,
         (None, true) => IpNumber::IPV4,
         (None, false) => IpNumber::IPV6,
     };
     let mut body = Vec::new();
-    if let Some(port) = gue_port {
+    if let Some(OverUdp { port, header }) = over {
+        let content = [header.as_slice(), inner].concat();
         let mut udp = UdpHeader {
             source_port: entropy.port,
-            destination_port: port,
-            length: 8 + inner.len() as u16,
+            destination_port: *port,
+            length: 8 + content.len() as u16,
             checksum: 0,
         };
         if let (Address::V6(source), Address::V6(destination)) = (source, destination) {
             udp.checksum = udp
-                .calc_checksum_ipv6_raw(source, destination, inner)
+                .calc_checksum_ipv6_raw(source, destination, &content)
                 .expect("a checksum");
         }
         body.extend(udp.to_bytes());
+        body.extend(content);
+    } else {
+        body.extend(inner);
     }
-    body.extend(inner);
     match (source, destination) {
         (Address::V4(source), Address::V4(destination)) => {
             let mut header = Ipv4Header::new(body.len() as u16, 64, protocol, source, destination)

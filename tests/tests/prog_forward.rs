@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use lb_common::backend::{Head, Template};
 use lb_common::row::Row;
 use lb_tests::driver::{Driver, Load};
-use lb_tests::frame::{Address, Entropy, L4, Packet, ethernet, wrap};
+use lb_tests::frame::{Address, Entropy, L4, OverUdp, Packet, ethernet, wrap, wrap_in};
 use lb_tests::netns::Netns;
 use lb_tests::program::{
     How, OWN, Program, SOURCE4, SOURCE6, XDP_DROP, XDP_REDIRECT, XDP_TX, address, grown, mac, slot,
 };
 use lb_user::dataplane::Dataplane as _;
-use lb_user::model::{EncapSource, Forward, L4Protocol};
+use lb_user::model::{EncapSource, Forward, L4Protocol, Mac, Overlay, OverlayHeader, Vni};
 
 const GUE: Forward = Forward::Gue(Forward::GUE_PORT);
 
@@ -95,10 +95,59 @@ fn packets(v4: bool) -> Vec<Packet> {
 fn entropy(frame: &[u8], how: &How) -> Entropy {
     match how.forward {
         Forward::L2 => Entropy::default(),
-        Forward::Ipip | Forward::Gue(_) => {
-            Entropy::of(frame, how.vlan.is_some(), how.outer_v4, how.forward == GUE)
+        Forward::Ipip | Forward::Gue(_) | Forward::Overlay(_) => {
+            let udp = how.forward != Forward::Ipip;
+            Entropy::of(frame, how.vlan.is_some(), how.outer_v4, udp)
         }
     }
+}
+
+/// The VM's Ethernet address in an overlay.
+const VM: [u8; 6] = [0x52, 0x54, 0, 0, 0, 5];
+/// The Ethernet address that it sees frames come from, where one is set.
+const GATEWAY: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
+
+/// What stands between the outer IP header and a packet.
+fn over_udp(inner: &[u8], how: &How) -> Option<OverUdp> {
+    match how.forward {
+        Forward::L2 | Forward::Ipip => None,
+        Forward::Gue(port) => Some(OverUdp::gue(port.get())),
+        Forward::Overlay(overlay) => {
+            let source = overlay.source_mac.map_or(OWN, |mac| mac.0);
+            let eth = &ethernet(source, VM, None, inner)[..14];
+            let (port, vni) = (overlay.port.get(), overlay.vni.get());
+            Some(match overlay.header {
+                OverlayHeader::Vxlan => OverUdp::vxlan(port, vni, eth),
+                OverlayHeader::Geneve(options) => {
+                    // The ones below: OVN's is critical, and the long one is not.
+                    let options = options.as_bytes();
+                    OverUdp::geneve(port, vni, options, options.len() == 8, eth)
+                }
+            })
+        }
+    }
+}
+
+/// Overlays: without options, with OVN's, and with as many as can be.
+fn overlays() -> Vec<Forward> {
+    let longest = format!("01020109{}", "5a".repeat(36));
+    let geneve = |options: &str| OverlayHeader::Geneve(options.parse().unwrap());
+    let headers = [
+        OverlayHeader::Vxlan,
+        geneve(""),
+        geneve("0102800100010002"),
+        geneve(&longest),
+    ];
+    let overlay = |header: OverlayHeader| Overlay {
+        header,
+        vni: Vni::new(0xab_cdef).unwrap(),
+        port: header.default_port(),
+        mac: Some(Mac(VM)),
+        source_mac: (header == OverlayHeader::Vxlan).then_some(Mac(GATEWAY)),
+    };
+    headers
+        .map(|header| Forward::Overlay(overlay(header)))
+        .to_vec()
 }
 
 /// The outer source address: this host's, or, of the prefix that it is told, the address in the
@@ -127,17 +176,14 @@ fn source(frame: &[u8], how: &How) -> Address {
 /// Returns the frame as etherparse builds it, with the bits of the hash that `sent` has.
 fn expected(packet: &Packet, how: &How, sent: &[u8]) -> Vec<u8> {
     let inner = packet.ip();
-    let port = match how.forward {
-        Forward::Gue(port) => Some(port.get()),
-        Forward::L2 | Forward::Ipip => None,
-    };
+    let over = over_udp(&inner, how);
     let ip = match how.forward {
         Forward::L2 => inner.clone(),
-        Forward::Ipip | Forward::Gue(_) => wrap(
+        Forward::Ipip | Forward::Gue(_) | Forward::Overlay(_) => wrap_in(
             &inner,
             source(sent, how),
             wire(address(1, how.outer_v4)),
-            port,
+            over.as_ref(),
             entropy(sent, how),
         ),
     };
@@ -145,8 +191,8 @@ fn expected(packet: &Packet, how: &How, sent: &[u8]) -> Vec<u8> {
     // No checksum where it would take reading the payload (RFC 6935): with extension headers
     // before the transport's, or without a checksum in there.
     let reading = packet.l4 == L4::BareUdp || !packet.extensions.is_empty();
-    if how.forward == GUE && !how.outer_v4 && reading {
-        let at = frame.len() - inner.len() - 2;
+    if let (Some(over), false, true) = (over, how.outer_v4, reading) {
+        let at = frame.len() - inner.len() - over.header.len() - 2;
         frame[at..at + 2].fill(0);
     }
     frame
@@ -163,7 +209,8 @@ fn check(program: &mut Program, packet: &Packet, how: &How, vlan: Option<u16>, p
     assert_eq!(verdict, XDP_TX, "{}", context());
     let expected = [expected(packet, how, &sent).as_slice(), padding].concat();
     assert_eq!(sent, expected, "{}", context());
-    assert!(how.forward != GUE || entropy(&sent, how).port >= 49152);
+    let udp = !matches!(how.forward, Forward::L2 | Forward::Ipip);
+    assert!(!udp || entropy(&sent, how).port >= 49152);
     let after = program.traces();
     let service = u32::from(packet.l4.is_udp());
     let syn = u64::from(packet.l4 == L4::Syn);
@@ -201,6 +248,13 @@ fn ways(v4: bool) -> Vec<How> {
                 });
             }
         }
+        for forward in overlays() {
+            let source = if outer_v4 { narrow } else { prefixes };
+            ways.push(How {
+                source,
+                ..How::new(forward, outer_v4)
+            });
+        }
     }
     let tagged = ways.clone().into_iter().map(|how| How {
         vlan: Some(0x123),
@@ -229,7 +283,7 @@ fn every_kind_of_packet_leaves_by_every_template_as_etherparse_builds_it() {
             }
         }
     }
-    assert_eq!(compared, (90 + 150) * 26 * 4);
+    assert_eq!(compared, (90 + 150) * 42 * 4);
 }
 
 #[test]
@@ -238,11 +292,14 @@ fn flows_differ_in_their_entropy_and_a_flow_never_does() {
         v4: Some(("198.18.64.0".parse().unwrap(), 18)),
         v6: Some(("2001:db8:64::".parse().unwrap(), 64)),
     };
+    let overlay = overlays()[0];
     for (forward, outer_v4) in [
         (Forward::Ipip, true),
         (Forward::Ipip, false),
         (GUE, true),
         (GUE, false),
+        (overlay, true),
+        (overlay, false),
     ] {
         let how = How {
             source,
@@ -393,7 +450,7 @@ fn another_interface_is_reached_by_redirection() {
 #[test]
 fn a_template_is_swapped_between_two_packets_and_never_mixed() {
     let packet = Packet::v4(L4::Ack, 1);
-    let (one, two) = (How::new(Forward::Ipip, true), How::new(GUE, false));
+    let (one, two) = (How::new(overlays()[3], true), How::new(GUE, false));
     let mut program = Program::default();
     services(&mut program, &packet, Row::settled(slot(1)));
     program.backend(1, vip(&packet), &two);

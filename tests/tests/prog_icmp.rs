@@ -147,6 +147,7 @@ fn every_error_about_a_flow_goes_to_its_vm_by_every_template() {
 fn expected(inner: &[u8], how: &How, sent: &[u8]) -> Vec<u8> {
     let ip = match how.forward {
         Forward::L2 => inner.to_vec(),
+        Forward::Overlay(_) => panic!("not here"),
         Forward::Ipip | Forward::Gue(_) => {
             let source = if how.outer_v4 {
                 Address::V4(SOURCE4)

@@ -90,6 +90,98 @@ fn debians_kernel_unwraps_ipip_and_gue_and_answers_the_client() {
     }
 }
 
+/// Geneve devices of Debian's kernel: one for a single network, which throws away what has options
+/// that it must know, and one that takes every network and every option, as Open vSwitch has it.
+const GENEVE: &str = r#"
+/sbin/ip link add one address 52:54:00:00:00:07 type geneve id 7 remote 198.18.0.2
+/sbin/ip link add any address 52:54:00:00:00:08 type geneve external dstport 6082
+for device in one any; do
+  echo 0 > /proc/sys/net/ipv4/conf/$device/rp_filter
+  /sbin/ip link set $device up
+done
+cat > /www/cgi-bin/geneve <<'END'
+#!/bin/sh
+printf 'Content-Type: text/plain\r\n\r\n'
+for device in one any; do
+  cat /sys/class/net/$device/statistics/rx_packets /sys/class/net/$device/statistics/rx_errors
+done
+END
+chmod +x /www/cgi-bin/geneve
+"#;
+
+#[test]
+fn debians_kernel_unwraps_geneve_with_and_without_options_that_it_must_know() {
+    let lan = Lan::new();
+    let client = lan.host("client", 1);
+    let balancer = lan.host("balancer", 2);
+    for vip in [IPIP_VIP, GUE_VIP] {
+        client.route_vip(vip, &balancer);
+    }
+    let port = Port {
+        netns: lan.switch(),
+        tap: &lan.tap(21),
+        gateway: None,
+    };
+    let more = More {
+        commands: GENEVE,
+        ..More::default()
+    };
+    let vips = [IPIP_VIP, GUE_VIP];
+    let vm = Vm::boot_at(&port, "198.18.0.21", 21, &vips, &more);
+    wait::until("the guest's devices", || {
+        get(&client, vm.address(), "/cgi-bin/geneve").ok()
+    });
+    let service = |name: &str, vip: &str, overlay: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\naddress = \"{vip}\"\nport = 80\nprotocol = \"tcp\"\n\
+             forward = \"geneve\"\noverlay = {{ {overlay} }}\n\
+             [[service.backend]]\nname = \"vm\"\naddress = \"{}\"\n\
+             overlay = {{ mac = \"52:54:00:00:00:{}\" }}\n",
+            vm.address(),
+            if name == "one" { "07" } else { "08" },
+        )
+    };
+    let config = format!(
+        "[[interface]]\nname = \"eth\"\n{}{}",
+        service("one", IPIP_VIP, "vni = 7, options = \"0103010100000001\""),
+        // OVN's: from logical port 1 to logical port 2.
+        service(
+            "all",
+            GUE_VIP,
+            "vni = 4097, port = 6082, options = \"0102800100010002\""
+        ),
+    );
+    let weir = Weir::start(&balancer, &config);
+    let mut sent = Vec::new();
+    for (name, vip) in [("one", IPIP_VIP), ("all", GUE_VIP)] {
+        weir.wait_serving(name);
+        for _ in 0..5 {
+            let answer = get(&client, vip, "/");
+            assert_eq!(
+                answer.unwrap_or_else(|error| panic!("{name}: {error}: {}", vm.console())),
+                "vm"
+            );
+        }
+        let packets = weir.backend(name, "vm", "packets").as_u64().unwrap();
+        assert!(packets >= 20, "{packets}");
+        sent.push(packets);
+    }
+    let counted = get(&client, vm.address(), "/cgi-bin/geneve").expect("the guest's counts");
+    let counted: Vec<u64> = counted
+        .split_whitespace()
+        .map(|count| count.parse().expect("a count"))
+        .collect();
+    let [one, one_bad, any, any_bad] = counted[..] else {
+        panic!("{counted:?}");
+    };
+    assert_eq!((one_bad, any_bad), (0, 0), "none was thrown away");
+    for (received, sent) in [one, any].into_iter().zip(sent) {
+        // The guest may take two segments for one (GRO).
+        assert!((20..=sent).contains(&received), "{received} of {sent}");
+    }
+    weir.audit();
+}
+
 #[test]
 fn packets_go_from_the_nic_straight_into_the_tap_of_a_vm_on_this_host() {
     let lan = Lan::new();

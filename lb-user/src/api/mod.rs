@@ -47,7 +47,7 @@ pub enum Command {
     /// Remove a service.
     RemoveService(Name),
     /// Add a backend.
-    AddBackend(Name, BackendSpec),
+    AddBackend(Name, Box<BackendSpec>),
     /// Change a backend.
     PatchBackend(BackendId, BackendPatch),
     /// Remove a backend.

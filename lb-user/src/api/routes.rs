@@ -222,7 +222,7 @@ async fn add_backend(
 ) -> Result<Response, Error> {
     ask(
         &daemon,
-        Command::AddBackend(name("service", &service)?, spec),
+        Command::AddBackend(name("service", &service)?, Box::new(spec)),
     )
     .await
 }

@@ -2,9 +2,10 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::spec::{BackendSpec, HealthSpec, NumberOrText, ServiceSpec};
+use crate::spec::{BackendSpec, NumberOrText, ServiceSpec};
 
 /// A layer-4 load balancer for virtual machines, on XDP.
 #[derive(Debug, Parser)]
@@ -195,12 +196,15 @@ pub struct ServiceArguments {
     port: String,
     /// tcp or udp
     protocol: String,
-    /// l2, ipip or gue
+    /// l2, ipip, gue, vxlan or geneve
     #[arg(long, default_value = "l2")]
     forward: String,
     /// GUE's destination port [default: 6080]
     #[arg(long)]
     gue_port: Option<i64>,
+    /// With vxlan and geneve: the overlay as in the file, as JSON: '{"vni": 7}'
+    #[arg(long)]
+    overlay: Option<String>,
     /// How long a flow may be silent and still be known [default: 15m for TCP, 30s for UDP]
     #[arg(long)]
     idle_timeout: Option<String>,
@@ -211,11 +215,7 @@ pub struct ServiceArguments {
 
 impl ServiceArguments {
     /// Returns what is asked for.
-    pub fn spec(self) -> Result<ServiceSpec, serde_json::Error> {
-        let health = self
-            .health
-            .as_deref()
-            .map(serde_json::from_str::<HealthSpec>);
+    pub fn spec(self) -> anyhow::Result<ServiceSpec> {
         Ok(ServiceSpec {
             name: self.service,
             address: self.address,
@@ -226,8 +226,9 @@ impl ServiceArguments {
             protocol: self.protocol,
             forward: Some(self.forward),
             gue_port: self.gue_port,
+            overlay: json("--overlay", self.overlay.as_deref())?,
             idle_timeout: self.idle_timeout,
-            health: health.transpose()?,
+            health: json("--health", self.health.as_deref())?,
             backends: Vec::new(),
         })
     }
@@ -291,12 +292,15 @@ pub struct BackendArguments {
     /// Its share of new flows, 0 to 65535 [default: 100]
     #[arg(long, allow_negative_numbers = true)]
     weight: Option<i64>,
-    /// l2, ipip or gue [default: the service's]
+    /// l2, ipip, gue, vxlan or geneve [default: the service's]
     #[arg(long)]
     forward: Option<String>,
     /// GUE's destination port [default: 6080]
     #[arg(long)]
     gue_port: Option<i64>,
+    /// With vxlan and geneve: as in the file, as JSON: '{"mac": "52:54:00:12:34:56"}'
+    #[arg(long)]
+    overlay: Option<String>,
     /// The interface to send from [default: by the kernel's routes]
     #[arg(long)]
     interface: Option<String>,
@@ -307,16 +311,26 @@ pub struct BackendArguments {
 
 impl BackendArguments {
     /// Returns what is asked for.
-    pub fn spec(self) -> BackendSpec {
-        BackendSpec {
+    pub fn spec(self) -> anyhow::Result<BackendSpec> {
+        Ok(BackendSpec {
             name: self.backend,
             address: self.address,
             weight: self.weight,
             draining: None,
             forward: self.forward,
             gue_port: self.gue_port,
+            overlay: json("--overlay", self.overlay.as_deref())?,
             interface: self.interface,
             mac: self.mac,
-        }
+        })
     }
+}
+
+/// Reads an option's value as a part of the file.
+fn json<T: serde::de::DeserializeOwned>(
+    option: &'static str,
+    text: Option<&str>,
+) -> anyhow::Result<Option<T>> {
+    let read = text.map(serde_json::from_str).transpose();
+    read.context(option)
 }

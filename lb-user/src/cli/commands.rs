@@ -109,7 +109,7 @@ async fn service(output: &Output<'_>, command: ServiceCommand) -> Result<()> {
             output.show(Method::GET, &path, tables::service).await
         }
         ServiceCommand::Add(arguments) => {
-            let spec = arguments.spec().context("--health")?;
+            let spec = arguments.spec()?;
             output.done(Method::POST, "/v1/services", &spec).await
         }
         ServiceCommand::Remove { service } => {
@@ -136,7 +136,7 @@ async fn backend(output: &Output<'_>, command: BackendCommand) -> Result<()> {
         }
         BackendCommand::Add(arguments) => {
             let path = format!("/v1/services/{}/backends", segment(&arguments.service));
-            output.done(Method::POST, &path, &arguments.spec()).await
+            output.done(Method::POST, &path, &arguments.spec()?).await
         }
         BackendCommand::Remove {
             service,

@@ -1,4 +1,4 @@
-use std::fmt::{self, Debug};
+use std::fmt;
 
 use crate::model::{Backend, Desired, Service};
 use crate::spec::{BackendSpec, ServiceSpec, show_duration};
@@ -71,7 +71,7 @@ fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {
     };
     let shown = (ServiceSpec::from(old), ServiceSpec::from(new));
     field("address", old.vip.to_string(), new.vip.to_string());
-    field("forward", show(&old.forward), show(&new.forward));
+    field("forward", old.forward.to_string(), new.forward.to_string());
     field(
         "idle_timeout",
         show_duration(old.idle_timeout),
@@ -123,15 +123,11 @@ fn backends(path: &str, old: &Backend, new: &Backend, spec: &BackendSpec, lines:
         old.draining.to_string(),
         new.draining.to_string(),
     );
-    field("forward", show(&old.forward), show(&new.forward));
+    field("forward", old.forward.to_string(), new.forward.to_string());
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "by route".to_owned());
     field("interface", text(&old.interface), text(&new.interface));
     let mac = |mac: Option<crate::model::Mac>| {
         mac.map_or_else(|| "by neighbour".to_owned(), |mac| mac.to_string())
     };
     field("mac", mac(old.mac), mac(new.mac));
-}
-
-fn show(value: &impl Debug) -> String {
-    format!("{value:?}").to_lowercase()
 }

@@ -139,6 +139,8 @@ const fn show_kind(kind: TemplateKind) -> &'static str {
         TemplateKind::Ipv6 => "in IPv6",
         TemplateKind::Ipv4Udp => "GUE in IPv4",
         TemplateKind::Ipv6Udp => "GUE in IPv6",
+        TemplateKind::Ipv4Overlay => "overlay in IPv4",
+        TemplateKind::Ipv6Overlay => "overlay in IPv6",
     }
 }
 

@@ -3,6 +3,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use super::Overlay;
+
 /// A backend's share of new flows, relative to the others of its service: 0 ..= 65,535.
 /// Zero means no new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,18 +36,32 @@ pub enum Forward {
     /// In an outer IP and UDP header: Generic UDP Encapsulation, variant 1 (the inner IP header
     /// follows the UDP header directly), to this destination port.
     Gue(NonZeroU16),
+    /// In an overlay network's tunnel: VXLAN or Geneve.
+    Overlay(Overlay),
 }
 
 impl Forward {
     /// The destination port of GUE where none is given (IANA: gue, 6080).
     pub const GUE_PORT: NonZeroU16 = NonZeroU16::new(6080).unwrap();
 
-    /// Returns `l2`, `ipip` or `gue`.
+    /// Returns `l2`, `ipip`, `gue`, `vxlan` or `geneve`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::L2 => "l2",
             Self::Ipip => "ipip",
             Self::Gue(_) => "gue",
+            Self::Overlay(overlay) => overlay.header.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Forward {
+    /// `l2`, `ipip`, `gue(6080)`; see [`Overlay`] for the others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::L2 | Self::Ipip => f.write_str(self.as_str()),
+            Self::Gue(port) => write!(f, "gue({port})"),
+            Self::Overlay(overlay) => overlay.fmt(f),
         }
     }
 }

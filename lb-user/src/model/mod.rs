@@ -12,6 +12,7 @@ mod desired;
 mod health;
 mod name;
 mod observed;
+mod overlay;
 mod service;
 
 pub use backend::{Backend, Forward, Mac, Weight};
@@ -19,4 +20,5 @@ pub use desired::{AttachMode, Desired, EncapSource, Interface, Limits};
 pub use health::{HealthCheck, HealthState, Probe};
 pub use name::{Name, NameError};
 pub use observed::{BackendId, NextHop, Observed, Seen};
+pub use overlay::{GeneveOptions, GeneveOptionsError, Overlay, OverlayHeader, Vni};
 pub use service::{L4Protocol, Service, ServicePort, Vip};

@@ -2,6 +2,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::check::{Checker, SpecError};
+use super::forward::{ForwardSpec, gue_port_of, overlay_of};
+use super::overlay::OverlaySpec;
 use crate::model::{Backend, Forward, Mac, Name, Service, Weight};
 
 /// A backend of a service.
@@ -18,12 +20,15 @@ pub struct BackendSpec {
     /// Takes no new flows; default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<bool>,
-    /// `l2`, `ipip` or `gue`; default: the service's.
+    /// `l2`, `ipip`, `gue`, `vxlan` or `geneve`; default: the service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<String>,
     /// GUE's destination port; default 6080.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gue_port: Option<i64>,
+    /// `vxlan` and `geneve`: the VM in its overlay. What is not said here is the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlaySpec>,
     /// The interface to send from; default: the one that the kernel's routes name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -36,7 +41,7 @@ impl BackendSpec {
     /// Checks it as a backend of `service`.
     pub fn to_model(&self, service: &Service) -> Result<(Name, Backend), Vec<SpecError>> {
         let mut check = Checker::new(format!("service \"{}\"", service.name));
-        let backend = self.check(&mut check, service.forward);
+        let backend = self.check(&mut check, Some(service.forward));
         if let Some((_, backend)) = &backend {
             let part = format!("backend \"{}\"", self.name);
             check.within(&part, |check| self.check_in(check, service, backend));
@@ -44,7 +49,12 @@ impl BackendSpec {
         check.finish(backend)
     }
 
-    pub(super) fn check(&self, check: &mut Checker, forward: Forward) -> Option<(Name, Backend)> {
+    /// Checks it by itself. `forward` is the service's, if that was right.
+    pub(super) fn check(
+        &self,
+        check: &mut Checker,
+        forward: Option<Forward>,
+    ) -> Option<(Name, Backend)> {
         check.within(&format!("backend \"{}\"", self.name), |check| {
             let name = check.parse("name", &self.name);
             let address = check.address("address", &self.address);
@@ -54,10 +64,12 @@ impl BackendSpec {
                     .map(Weight::new),
                 None => Some(Weight::DEFAULT),
             };
-            let forward = match (&self.forward, self.gue_port) {
-                (None, None) => Some(forward),
-                (own, port) => forward_of(check, own.as_deref().unwrap_or(forward.as_str()), port),
+            let own = ForwardSpec {
+                forward: self.forward.as_deref(),
+                gue_port: self.gue_port,
+                overlay: self.overlay.as_ref(),
             };
+            let forward = forward.and_then(|forward| own.of_backend(check, forward));
             let mac = match &self.mac {
                 Some(mac) => check.parse::<Mac>("mac", mac).map(Some),
                 None => Some(None),
@@ -84,7 +96,7 @@ impl BackendSpec {
             check.error(
                 "address",
                 format!(
-                    "{} and the service's {} are of different families, which \"l2\" can't bridge: allowed is the same family, or forward \"ipip\" or \"gue\"",
+                    "{} and the service's {} are of different families, which \"l2\" can't bridge: allowed is the same family, or a forward other than \"l2\"",
                     backend.address, service.vip.address
                 ),
             );
@@ -106,31 +118,6 @@ impl BackendSpec {
     }
 }
 
-/// Reads how packets are forwarded.
-pub(super) fn forward_of(
-    check: &mut Checker,
-    text: &str,
-    gue_port: Option<i64>,
-) -> Option<Forward> {
-    let words = [
-        ("l2", Forward::L2),
-        ("ipip", Forward::Ipip),
-        ("gue", Forward::Gue(Forward::GUE_PORT)),
-    ];
-    let forward = check.word("forward", text, &words)?;
-    match (forward, gue_port) {
-        (forward, None) => Some(forward),
-        (Forward::Gue(_), Some(port)) => check.port("gue_port", port).map(Forward::Gue),
-        (Forward::L2 | Forward::Ipip, Some(port)) => {
-            check.error(
-                "gue_port",
-                format!("{port} is only allowed with forward \"gue\""),
-            );
-            None
-        }
-    }
-}
-
 impl BackendSpec {
     /// Writes a backend of a service that forwards by `forward`.
     pub fn from_model(name: &Name, backend: &Backend, forward: Forward) -> Self {
@@ -142,16 +129,9 @@ impl BackendSpec {
             draining: backend.draining.then_some(true),
             forward: own.map(|forward| forward.as_str().to_owned()),
             gue_port: own.and_then(gue_port_of),
+            overlay: own.and_then(overlay_of),
             interface: backend.interface.clone(),
             mac: backend.mac.map(|mac| mac.to_string()),
         }
-    }
-}
-
-/// Returns the port if it is worth writing.
-pub(super) fn gue_port_of(forward: Forward) -> Option<i64> {
-    match forward {
-        Forward::Gue(port) => Some(port.get().into()),
-        Forward::L2 | Forward::Ipip => None,
     }
 }

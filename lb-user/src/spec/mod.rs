@@ -7,8 +7,10 @@
 mod backend;
 mod check;
 mod duration;
+mod forward;
 mod health;
 mod interface;
+mod overlay;
 mod service;
 
 #[cfg(test)]
@@ -19,6 +21,7 @@ pub use check::{Checker, SpecError};
 pub use duration::{duration, show_duration};
 pub use health::HealthSpec;
 pub use interface::InterfaceSpec;
+pub use overlay::OverlaySpec;
 pub use service::{ServiceSpec, clashes};
 
 use serde::{Deserialize, Serialize};

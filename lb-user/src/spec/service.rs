@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::NumberOrText;
-use super::backend::{BackendSpec, forward_of, gue_port_of};
+use super::backend::BackendSpec;
 use super::check::{Checker, SpecError};
 use super::duration::show_duration;
+use super::forward::{ForwardSpec, gue_port_of, overlay_of};
 use super::health::HealthSpec;
-use crate::model::{Forward, L4Protocol, Name, Service, ServicePort, Vip};
+use super::overlay::OverlaySpec;
+use crate::model::{L4Protocol, Name, Service, ServicePort, Vip};
 
 /// A service: a virtual address, port and protocol, and who serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -24,12 +26,15 @@ pub struct ServiceSpec {
     pub port: NumberOrText,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `l2`, `ipip` or `gue`; default `l2`.
+    /// `l2`, `ipip`, `gue`, `vxlan` or `geneve`; default `l2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<String>,
     /// GUE's destination port; default 6080.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gue_port: Option<i64>,
+    /// `vxlan` and `geneve`: the overlay that the VMs are in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlaySpec>,
     /// How long a flow may be silent and still be known, 1s to 24h; default `15m` for TCP, `30s`
     /// for UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,11 +64,12 @@ impl ServiceSpec {
         let port = self.check_port(check);
         let protocols = [L4Protocol::Tcp, L4Protocol::Udp].map(|p| (p.as_str(), p));
         let protocol = check.word("protocol", &self.protocol, &protocols);
-        let forward = forward_of(
-            check,
-            self.forward.as_deref().unwrap_or("l2"),
-            self.gue_port,
-        );
+        let forward = ForwardSpec {
+            forward: self.forward.as_deref(),
+            gue_port: self.gue_port,
+            overlay: self.overlay.as_ref(),
+        };
+        let forward = forward.of_service(check);
         let default = default_idle(protocol.unwrap_or(L4Protocol::Tcp));
         let second = Duration::from_secs(1);
         let idle_timeout = check.duration(
@@ -81,7 +87,7 @@ impl ServiceSpec {
         let backends: Vec<_> = self
             .backends
             .iter()
-            .map(|backend| backend.check(check, forward.unwrap_or(Forward::L2)))
+            .map(|backend| backend.check(check, forward))
             .collect();
         let mut service = Service {
             name: name?,
@@ -191,6 +197,7 @@ impl From<&Service> for ServiceSpec {
             protocol: service.vip.protocol.as_str().to_owned(),
             forward: Some(service.forward.as_str().to_owned()),
             gue_port: gue_port_of(service.forward),
+            overlay: overlay_of(service.forward),
             idle_timeout: Some(show_duration(service.idle_timeout)),
             health: service.health.as_ref().map(HealthSpec::from),
             backends: service

@@ -36,10 +36,60 @@ fn what_is_not_written_has_a_default() {
     );
 }
 
+/// Puts a service's VM into an overlay. Returns the service's part of it.
+fn overlay<'a>(spec: &'a mut ServiceSpec, forward: &str) -> &'a mut OverlaySpec {
+    spec.forward = Some(forward.to_owned());
+    spec.backends[0].overlay = Some(OverlaySpec {
+        mac: Some("52:54:00:12:34:56".to_owned()),
+        ..OverlaySpec::default()
+    });
+    spec.overlay.insert(OverlaySpec {
+        vni: Some(7),
+        ..OverlaySpec::default()
+    })
+}
+
+#[test]
+fn a_backends_overlay_stands_over_its_services() {
+    let mut spec = web();
+    overlay(&mut spec, "geneve").options = Some("01020000".to_owned());
+    let own = |text: &str| serde_json::from_str::<BackendSpec>(text).unwrap();
+    spec.backends.extend([
+        own(r#"{"name": "other", "address": "198.18.1.1", "overlay": {"mac": "52:54:00:12:34:57", "vni": 0, "port": 1, "options": "", "source_mac": "52:54:00:12:34:01"}}"#),
+        own(r#"{"name": "vxlan", "address": "198.18.1.1", "forward": "vxlan", "overlay": {"mac": "52:54:00:12:34:56", "vni": 8}}"#),
+    ]);
+    let service = spec.to_model().unwrap();
+    let shown = |name: &str| {
+        let name: crate::model::Name = name.parse().unwrap();
+        service.backends[&name].forward.to_string()
+    };
+    assert_eq!(
+        shown("vm1"),
+        "geneve(vni 7, port 6081, mac 52:54:00:12:34:56, options 01020000)"
+    );
+    assert_eq!(
+        shown("other"),
+        "geneve(vni 0, port 1, mac 52:54:00:12:34:57, source_mac 52:54:00:12:34:01)"
+    );
+    assert_eq!(
+        shown("vxlan"),
+        "vxlan(vni 8, port 4789, mac 52:54:00:12:34:56)"
+    );
+    assert_eq!(ServiceSpec::from(&service).to_model().unwrap(), service);
+
+    // The same VM twice, and an address that only a VM can have.
+    let twin = spec.backends[0].overlay.clone();
+    spec.backends[1].overlay = twin;
+    assert!(error(&spec).contains("198.18.1.1 is the address of backend"));
+    spec.backends.truncate(1);
+    spec.overlay.as_mut().unwrap().mac = Some("52:54:00:12:34:56".to_owned());
+    assert!(error(&spec).contains("overlay, mac: is not allowed here"));
+}
+
 #[test]
 fn every_field_says_what_is_allowed() {
     type Change = fn(&mut ServiceSpec);
-    let cases: [(Change, &str); 15] = [
+    let cases: [(Change, &str); 22] = [
         (
             |s| s.name = "a b".into(),
             "service \"a b\", name: \"a b\" is not a name: allowed are",
@@ -70,11 +120,42 @@ fn every_field_says_what_is_allowed() {
         ),
         (
             |s| s.forward = Some("nat".into()),
-            "forward: \"nat\" is not known: allowed is l2, ipip, gue",
+            "forward: \"nat\" is not known: allowed is l2, ipip, gue, vxlan, geneve",
         ),
         (
             |s| s.gue_port = Some(6081),
             "gue_port: 6081 is only allowed with forward \"gue\"",
+        ),
+        (
+            |s| s.overlay = Some(OverlaySpec::default()),
+            "overlay: is only allowed with forward \"vxlan\" or \"geneve\"",
+        ),
+        (
+            |s| overlay(s, "vxlan").vni = Some(1 << 24),
+            "service \"web\", overlay, vni: 16777216 is out of range: allowed is 0 to 16777215",
+        ),
+        (
+            |s| overlay(s, "vxlan").vni = None,
+            "overlay, vni: is missing: allowed is 0 to 16777215",
+        ),
+        (
+            |s| overlay(s, "geneve").port = Some(0),
+            "overlay, port: 0 is out of range: allowed is 1 to 65535",
+        ),
+        (
+            |s| overlay(s, "vxlan").options = Some("01020000".into()),
+            "overlay, options: \"01020000\" is only allowed with forward \"geneve\"",
+        ),
+        (
+            |s| overlay(s, "geneve").options = Some("0102".into()),
+            "overlay, options: option 1 has 2 bytes, and should have 4",
+        ),
+        (
+            |s| {
+                overlay(s, "vxlan");
+                s.backends[0].overlay = None;
+            },
+            "backend \"vm1\", overlay, mac: is missing: the VM's Ethernet address in the overlay",
         ),
         (
             |s| s.idle_timeout = Some("0s".into()),

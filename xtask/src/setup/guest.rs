@@ -1,7 +1,8 @@
 //! The kernel that test VMs run: Debian's own, for clouds.
 //!
 //! In `target/guest`: `vmlinuz`, and `modules` with the modules that the tests load and a file
-//! `order` that lists them in the order in which they depend on each other.
+//! `order` that lists them in the order in which they depend on each other (those that are built in
+//! aside), and one `wanted` that lists what was asked for.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use super::unpack::find;
 use crate::run::{output, workspace};
 
 /// Modules by what they are for, each behind those that it needs. Some may be built in.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 20] = [
     // The NIC.
     "virtio_ring",
     "virtio",
@@ -31,15 +32,24 @@ const MODULES: [&str; 14] = [
     "udp_tunnel",
     "ip6_udp_tunnel",
     "fou",
+    // Geneve.
+    "geneve",
+    // VLANs.
+    "llc",
+    "stp",
+    "mrp",
+    "garp",
+    "8021q",
 ];
 
 fn directory() -> PathBuf {
     workspace().join("target/guest")
 }
 
-/// Returns whether it is there.
+/// Returns whether it is there, with all that is wanted of it by now.
 pub fn installed() -> bool {
-    directory().join("modules/order").exists()
+    let wanted = fs::read_to_string(directory().join("modules/wanted"));
+    wanted.is_ok_and(|wanted| wanted == MODULES.join("\n"))
 }
 
 /// Fetches the newest kernel of Debian's package for clouds and unpacks what is needed.
@@ -77,7 +87,8 @@ pub fn install(apt: &mut Apt) -> Result<()> {
         }
     }
     fs::remove_dir_all(&unpacked)?;
-    // Last: it says that all is there.
     fs::write(modules.join("order"), order)?;
+    // Last: it says that all is there.
+    fs::write(modules.join("wanted"), MODULES.join("\n"))?;
     Ok(())
 }

@@ -255,6 +255,7 @@ impl Case {
             (Fate::Passed, _) | (_, Forward::L2) => 0,
             (_, Forward::Ipip) => ip,
             (_, Forward::Gue(_)) => ip + 8,
+            (_, Forward::Overlay(overlay)) => ip + 8 + overlay.header.header_len() as i32 + 14,
         }
     }
 

@@ -142,11 +142,12 @@ fn sent(case: &Case, packet: &Packet, left: &[u8]) -> Result<Vec<u8>> {
     let (source, destination) = (world::source(outer_v4), world::address(number, outer_v4));
     let port = match case.forward {
         Forward::Gue(port) => Some(port.get()),
-        Forward::L2 | Forward::Ipip => None,
+        Forward::L2 | Forward::Ipip | Forward::Overlay(_) => None,
     };
     let inner = packet.ip();
     let ip = match case.forward {
         Forward::L2 => inner,
+        Forward::Overlay(_) => anyhow::bail!("{}: no case has an overlay", case.name),
         Forward::Ipip | Forward::Gue(_) => {
             let entropy = Entropy::of(left, false, outer_v4, port.is_some());
             wrap(&inner, wire(source), wire(destination), port, entropy)

@@ -1,0 +1,204 @@
+use std::num::NonZeroU16;
+
+use super::*;
+use crate::model::{Mac, Overlay, OverlayHeader, Vni, Weight};
+use lb_common::backend::OVERLAY_MAX;
+
+fn hop(source: &str) -> NextHop {
+    NextHop {
+        ifindex: 7,
+        vlan: None,
+        source_mac: Mac([2, 0, 0, 0, 0, 1]),
+        destination_mac: Mac([2, 0, 0, 0, 0, 2]),
+        source_address: Some(source.parse().unwrap()),
+        mtu: 1500,
+    }
+}
+
+fn backend(address: &str, forward: Forward) -> Backend {
+    Backend {
+        address: address.parse().unwrap(),
+        weight: Weight::DEFAULT,
+        draining: false,
+        forward,
+        interface: None,
+        mac: None,
+    }
+}
+
+fn v4() -> IpAddr {
+    "198.18.0.10".parse().unwrap()
+}
+
+fn v6() -> IpAddr {
+    "2001:db8::10".parse().unwrap()
+}
+
+#[test]
+fn l2_is_an_ethernet_header_of_the_services_family() {
+    for (vip, ethertype) in [(v4(), [8, 0]), (v6(), [0x86, 0xdd])] {
+        let to = backend("198.18.1.1", Forward::L2);
+        let template = build(vip, &to, &hop("198.18.1.9"), &EncapSource::default()).unwrap();
+        assert_eq!(template.kind(), TemplateKind::L2);
+        assert_eq!(template.ifindex, 7);
+        assert_eq!(template.eth_len, 14);
+        assert_eq!(template.eth[..6], [2, 0, 0, 0, 0, 2]);
+        assert_eq!(template.eth[6..12], [2, 0, 0, 0, 0, 1]);
+        assert_eq!(template.eth[12..14], ethertype);
+        assert_eq!(template.outer, [0; OUTER_MAX]);
+    }
+}
+
+#[test]
+fn a_vlan_puts_its_tag_before_the_ethertype() {
+    let hop = NextHop {
+        vlan: Some(0x123),
+        ..hop("198.18.1.9")
+    };
+    let to = backend("198.18.1.1", Forward::L2);
+    let template = build(v4(), &to, &hop, &EncapSource::default()).unwrap();
+    assert_eq!(template.eth_len, 18);
+    assert_eq!(template.eth[12..], [0x81, 0, 0x01, 0x23, 8, 0]);
+}
+
+#[test]
+fn ipip_names_what_is_inside_and_sums_what_is_constant() {
+    for (vip, proto) in [(v4(), 4), (v6(), 41)] {
+        let to = backend("198.18.1.1", Forward::Ipip);
+        let template = build(vip, &to, &hop("198.18.1.9"), &EncapSource::default()).unwrap();
+        assert_eq!(template.kind(), TemplateKind::Ipv4);
+        assert_eq!(template.eth[12..14], [8, 0]);
+        let expected = [
+            0x45, 0, 0, 0, 0, 0, 0, 0, 64, proto, 0, 0, 198, 18, 1, 9, 198, 18, 1, 1,
+        ];
+        assert_eq!(template.outer[..20], expected);
+        assert_eq!(u64::from(template.csum), csum::sum(&expected));
+        assert_eq!(template.entropy_mask, 0);
+    }
+}
+
+#[test]
+fn a_source_prefix_leaves_its_host_bits_to_the_hash() {
+    let source = EncapSource {
+        v4: Some(("198.19.5.77".parse().unwrap(), 20)),
+        v6: Some(("2001:db8:5::77".parse().unwrap(), 64)),
+    };
+    let to = backend("198.18.1.1", Forward::Ipip);
+    let template = build(v4(), &to, &hop("198.18.1.9"), &source).unwrap();
+    assert_eq!(template.outer[12..16], [198, 19, 0, 0]);
+    assert_eq!(template.entropy_mask.to_ne_bytes(), [0, 0, 0x0f, 0xff]);
+
+    let to = backend("2001:db8::1", Forward::Ipip);
+    let template = build(v4(), &to, &hop("198.18.1.9"), &source).unwrap();
+    assert_eq!(template.outer[6..8], [4, 64]);
+    assert_eq!(
+        template.outer[8..24],
+        "2001:db8:5::".parse::<Ipv6Addr>().unwrap().octets()
+    );
+    assert_eq!(template.entropy_mask, u32::MAX);
+}
+
+#[test]
+fn gue_over_ipv6_sums_its_pseudo_header() {
+    let to = backend("2001:db8::1", Forward::Gue(NonZeroU16::new(6080).unwrap()));
+    let template = build(v6(), &to, &hop("2001:db8::9"), &EncapSource::default()).unwrap();
+    assert_eq!(template.kind(), TemplateKind::Ipv6Udp);
+    assert_eq!(template.outer[6], 17);
+    assert_eq!(template.outer[42..44], 6080_u16.to_be_bytes());
+    let pseudo = csum::sum(&template.outer[8..40])
+        + csum::sum(&[0, 17])
+        + csum::sum(&6080_u16.to_be_bytes());
+    assert_eq!(u64::from(template.csum), pseudo);
+}
+
+#[test]
+fn a_tunnel_without_a_source_address_says_what_to_do() {
+    let to = backend("2001:db8::1", Forward::Ipip);
+    let error = build(v4(), &to, &hop("198.18.1.9"), &EncapSource::default()).unwrap_err();
+    assert!(error.to_string().contains("encap.source_v6"), "{error}");
+}
+
+#[test]
+fn a_full_prefix_means_a_fixed_source() {
+    let source = EncapSource {
+        v4: Some(("198.19.5.77".parse().unwrap(), 32)),
+        v6: None,
+    };
+    let to = backend("198.18.1.1", Forward::Ipip);
+    let template = build(v4(), &to, &hop("198.18.1.9"), &source).unwrap();
+    assert_eq!(template.outer[12..16], [198, 19, 5, 77]);
+    assert_eq!(template.entropy_mask, 0);
+}
+
+fn overlay(header: OverlayHeader) -> Overlay {
+    Overlay {
+        header,
+        vni: Vni::new(0x12_3456).unwrap(),
+        port: header.default_port(),
+        mac: Some(Mac([0x52, 0x54, 0, 0, 0, 5])),
+        source_mac: None,
+    }
+}
+
+#[test]
+fn vxlan_ends_with_its_header_and_the_vms_ethernet_header() {
+    for (vip, ethertype) in [(v4(), [8, 0]), (v6(), [0x86, 0xdd])] {
+        let to = backend(
+            "198.18.1.1",
+            Forward::Overlay(overlay(OverlayHeader::Vxlan)),
+        );
+        let template = build(vip, &to, &hop("198.18.1.9"), &EncapSource::default()).unwrap();
+        assert_eq!(template.kind(), TemplateKind::Ipv4Overlay);
+        assert_eq!(template.eth[12..14], [8, 0], "the outer packet is IPv4");
+        assert_eq!(template.outer[9], 17);
+        assert_eq!(template.outer[22..24], 4789_u16.to_be_bytes());
+        assert_eq!(template.overlay_len, 22);
+        assert_eq!(overhead(&to), 20 + 8 + 8 + 14);
+        let expected = [
+            [0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0].as_slice(),
+            &[0x52, 0x54, 0, 0, 0, 5, 2, 0, 0, 0, 0, 1],
+            &ethertype,
+        ];
+        assert_eq!(template.overlay[OVERLAY_MAX - 22..], expected.concat());
+        assert_eq!(template.overlay[..OVERLAY_MAX - 22], [0; OVERLAY_MAX - 22]);
+    }
+}
+
+#[test]
+fn geneve_has_its_options_and_says_whether_one_is_critical() {
+    let longest = format!("01030009{}", "11".repeat(36));
+    for (options, flags) in [
+        ("", 0),
+        ("0102800100010002", 0x40),
+        ("0102000100010002", 0),
+        (longest.as_str(), 0),
+    ] {
+        let options = options.parse().unwrap();
+        let geneve = Overlay {
+            source_mac: Some(Mac([2, 9, 9, 9, 9, 9])),
+            port: NonZeroU16::new(7777).unwrap(),
+            ..overlay(OverlayHeader::Geneve(options))
+        };
+        let to = backend("2001:db8::1", Forward::Overlay(geneve));
+        let template = build(v4(), &to, &hop("2001:db8::9"), &EncapSource::default()).unwrap();
+        assert_eq!(template.kind(), TemplateKind::Ipv6Overlay);
+        let len = 22 + options.as_bytes().len();
+        assert_eq!(usize::from(template.overlay_len), len);
+        assert_eq!(overhead(&to) as usize, 40 + 8 + len);
+        let words = (options.as_bytes().len() / 4) as u8;
+        let expected = [
+            [words, flags, 0x65, 0x58, 0x12, 0x34, 0x56, 0].as_slice(),
+            options.as_bytes(),
+            &[0x52, 0x54, 0, 0, 0, 5, 2, 9, 9, 9, 9, 9, 8, 0],
+        ]
+        .concat();
+        assert_eq!(template.overlay[OVERLAY_MAX - len..], expected);
+        let pseudo = csum::sum(&template.outer[8..40])
+            + csum::sum(&[0, 17])
+            + csum::sum(&7777_u16.to_be_bytes());
+        assert_eq!(
+            csum::fold(u64::from(template.csum)),
+            csum::fold(pseudo + csum::sum(&expected))
+        );
+    }
+}
