@@ -19,6 +19,13 @@ pub const fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
+/// Returns a checksum after a word that it covers went from `old` to `new` (RFC 1624 §3, equation 3). A
+/// checksum that was wrong stays wrong.
+#[inline(always)]
+pub const fn replaced16(checksum: u16, old: u16, new: u16) -> u16 {
+    !fold(!checksum as u64 + !old as u64 + new as u64)
+}
+
 /// Returns the sum of the 16-bit words of `bytes` in memory order. An odd last byte is padded with
 /// a zero behind it (RFC 1071 §1).
 pub fn sum(bytes: &[u8]) -> u64 {
@@ -35,6 +42,33 @@ pub fn sum(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_replaced_word_leaves_the_checksum_that_is_made_from_scratch(
+            mut words in prop::collection::vec(any::<[u8; 2]>(), 2..40), at: prop::sample::Index, new: [u8; 2],
+        ) {
+            // As in any header, something in it is not zero.
+            words[0] = [0x45, 0];
+            let at = 1 + at.index(words.len() - 1);
+            let before = !fold(sum(words.as_flattened()));
+            let old = u16::from_ne_bytes(words[at]);
+            words[at] = new;
+            let after = !fold(sum(words.as_flattened()));
+            prop_assert_eq!(replaced16(before, old, u16::from_ne_bytes(new)), after);
+            // A wrong one stays wrong by as much.
+            let wrong = replaced16(before ^ 0x1111, old, u16::from_ne_bytes(new));
+            prop_assert_ne!(wrong, after);
+        }
+    }
+
+    /// RFC 1624 §4: where the equations before it went wrong.
+    #[test]
+    fn the_example_of_rfc_1624() {
+        let be = |word: u16| word.to_be();
+        assert_eq!(replaced16(be(0xdd2f), be(0x5555), be(0x3285)), be(0x0000));
+    }
 
     #[test]
     fn the_example_of_rfc_1071() {

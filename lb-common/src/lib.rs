@@ -20,8 +20,10 @@ pub mod map_names;
 pub mod outer;
 #[cfg(feature = "user")]
 mod pod;
+pub mod rate;
 pub mod row;
 pub mod service;
+pub mod settings;
 pub mod stats;
 
 /// Version of the map layout. A daemon refuses pinned maps of another version.

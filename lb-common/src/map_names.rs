@@ -8,6 +8,12 @@ pub const SERVICES_V4: &str = "SERVICES_V4";
 pub const SERVICES_V6: &str = "SERVICES_V6";
 /// `Array<u8>`: which kinds of service may exist for a destination address, by its hash.
 pub const VIP_FILTER: &str = "VIP_FILTER";
+/// `HashMap<[u8; 4], u32>`: the IPv4 addresses of services. A set: the values are zero.
+pub const VIPS_V4: &str = "VIPS_V4";
+/// `HashMap<[u8; 16], u32>`: the IPv6 addresses of services.
+pub const VIPS_V6: &str = "VIPS_V6";
+/// `Array<Settings>` of one entry.
+pub const SETTINGS: &str = "SETTINGS";
 /// `Array<u64>` of [`crate::row::Row`]s, memory-mapped by the daemon.
 pub const RING: &str = "RING";
 /// `Array<Backend>`, memory-mapped by the daemon.

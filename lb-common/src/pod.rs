@@ -27,6 +27,7 @@ pod! {
     crate::service::Service,
     crate::service::ServiceKey4,
     crate::service::ServiceKey6,
+    crate::settings::Settings,
     crate::stats::BackendStats,
     crate::stats::ServiceStats,
 }

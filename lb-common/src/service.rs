@@ -52,6 +52,9 @@ pub const VIP_FILTER_LEN: u32 = 4096;
 pub const VIP_EXACT: u8 = 1;
 /// Bit of a VIP filter entry: some address of this entry has a service on any port.
 pub const VIP_ANY_PORT: u8 = 2;
+/// Bit of a VIP filter entry, by port 0: some address of this entry is one of a service. It is asked
+/// by packets that have no port.
+pub const VIP_ADDRESS: u8 = 4;
 
 /// Returns the VIP filter entry of an address, from its last 32 bits in memory order, and a port in
 /// memory order; 0 for "any port".

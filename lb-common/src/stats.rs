@@ -48,7 +48,8 @@ pub enum Reason {
     PassNoService = 5,
     /// Passed: a fragment.
     PassFragment = 6,
-    /// Passed: ICMP or ICMPv6, and no error about a flow of a service.
+    /// Passed: ICMP or ICMPv6, neither an error about a flow of a service nor an echo request that is
+    /// answered.
     PassIcmp = 7,
     /// Dropped: the service has no backend.
     DropNoBackend = 8,
@@ -58,11 +59,15 @@ pub enum Reason {
     DropNoRoom = 10,
     /// An ICMP error about a flow of a service; counted beside what became of it.
     IcmpError = 11,
+    /// Answered: an ICMP or ICMPv6 echo request to a service's address.
+    Echo = 12,
+    /// Dropped: an echo request over the rate at which they are answered.
+    DropEchoRate = 13,
 }
 
 impl Reason {
     /// Number of reasons.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 14;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -78,6 +83,8 @@ impl Reason {
         Self::DropUnreachable,
         Self::DropNoRoom,
         Self::IcmpError,
+        Self::Echo,
+        Self::DropEchoRate,
     ];
 
     /// Returns the reason's name, as counters and listings show it.
@@ -95,6 +102,8 @@ impl Reason {
             Self::DropUnreachable => "drop_unreachable",
             Self::DropNoRoom => "drop_no_room",
             Self::IcmpError => "icmp_error",
+            Self::Echo => "echo",
+            Self::DropEchoRate => "drop_echo_rate",
         }
     }
 }

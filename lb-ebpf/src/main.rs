@@ -13,6 +13,8 @@
     reason = "the `xdp` macro makes a function without a comment"
 )]
 
+mod answer;
+mod echo;
 mod family;
 mod flow;
 mod forward;

@@ -15,7 +15,8 @@ use lb_common::{
     flow::FlowEntry,
     hash::HashKey,
     row::Row,
-    service::{Service, VIP_FILTER_LEN},
+    service::{Service, VIP_ADDRESS, VIP_FILTER_LEN},
+    settings::{Limited, Settings},
     stats::{BackendStats, Reason, ServiceStats},
 };
 
@@ -31,6 +32,15 @@ pub static SERVICES_V4: HashMap<[u32; 2], Service> = HashMap::with_max_entries(4
 pub static SERVICES_V6: HashMap<[u32; 5], Service> = HashMap::with_max_entries(4096, 0);
 #[map]
 static VIP_FILTER: Array<u8> = Array::with_max_entries(VIP_FILTER_LEN, 0);
+#[map]
+static VIPS_V4: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+#[map]
+static VIPS_V6: HashMap<[u32; 4], u32> = HashMap::with_max_entries(4096, 0);
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+/// States of limits, by [`Limited`]. Not pinned: a new daemon's begin anew.
+#[map]
+static LIMITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Limited::COUNT, 0);
 #[map]
 static RING: Array<u64> = Array::with_max_entries(1 << 22, BPF_F_MMAPABLE);
 #[map]
@@ -88,6 +98,37 @@ pub fn vip_filter(low32: u32, port: u16) -> u8 {
         Some(entry) => unsafe { ptr::read_volatile(entry) },
         None => 0,
     }
+}
+
+/// Returns whether an address, in memory order, is one of a service.
+#[inline(always)]
+pub fn is_vip_v4(address: u32) -> bool {
+    // SAFETY: only whether there is an element is asked.
+    vip_filter(address, 0) & VIP_ADDRESS != 0 && unsafe { VIPS_V4.get(&address).is_some() }
+}
+
+/// Returns whether an address is one of a service.
+#[inline(always)]
+pub fn is_vip_v6(address: &[u32; 4]) -> bool {
+    // SAFETY: as for IPv4.
+    vip_filter(address[3], 0) & VIP_ADDRESS != 0 && unsafe { VIPS_V6.get(address).is_some() }
+}
+
+/// Returns what the operator set for all services.
+#[inline(always)]
+pub fn settings() -> Option<&'static Settings> {
+    // SAFETY: an element lives as long as the map; the daemon may write it meanwhile, whole words of
+    // which each is valid.
+    SETTINGS.get_ptr(0).map(|settings| unsafe { &*settings })
+}
+
+/// Returns this CPU's state of a limit.
+#[inline(always)]
+pub fn limit(limited: Limited) -> Option<&'static mut u64> {
+    // SAFETY: a per-CPU element; the program isn't preempted by itself on this CPU.
+    LIMITS
+        .get_ptr_mut(limited as u32)
+        .map(|state| unsafe { &mut *state })
 }
 
 /// Returns the row at `index`.
@@ -223,7 +264,8 @@ pub fn jiffies() -> u64 {
     unsafe { bpf_jiffies64() }
 }
 
-/// Returns the monotonic clock in nanoseconds. Costs more than [`jiffies`]: not for packets.
+/// Returns the monotonic clock in nanoseconds. Costs more than [`jiffies`]: not for packets on the
+/// way to a backend.
 #[inline(always)]
 pub fn monotonic_ns() -> u64 {
     // SAFETY: the helper takes nothing and reads a clock.

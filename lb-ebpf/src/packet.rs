@@ -8,6 +8,7 @@ use core::marker::PhantomData;
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::xdp_md,
     helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
@@ -44,6 +45,13 @@ impl Context {
     pub fn buffer_len(&self) -> u64 {
         // SAFETY: the helper takes the context that the kernel gave us.
         unsafe { bpf_xdp_get_buff_len(self.0.as_ptr().cast()) }
+    }
+
+    /// Returns what the kernel gave the program, for a function that makes a context of it again. It
+    /// takes the context for itself: no reference into the frame outlives the call.
+    #[inline(always)]
+    pub fn raw(&mut self) -> *mut xdp_md {
+        self.0.ctx
     }
 
     /// Moves the start of the frame by `delta` bytes; a negative `delta` makes room in front.

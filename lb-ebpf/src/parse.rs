@@ -14,8 +14,8 @@ use crate::{
     icmp::{self, Message},
 };
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 
 /// Bits of an IPv4 header's second word, in memory order: "more fragments" and the offset.
@@ -25,9 +25,9 @@ pub const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
 const RESERVED_FLAG: u32 = u32::from_ne_bytes([0, 0, 0x80, 0]);
 
 const PROTO_HOP_BY_HOP: u8 = 0;
-const PROTO_ICMP: u8 = 1;
+pub const PROTO_ICMP: u8 = 1;
 const PROTO_FRAGMENT: u8 = 44;
-const PROTO_ICMPV6: u8 = 58;
+pub const PROTO_ICMPV6: u8 = 58;
 const PROTO_DESTINATION_OPTIONS: u8 = 60;
 
 /// How many IPv6 extension headers are walked over. RFC 8200 §4.1 names one hop-by-hop and up to
@@ -75,6 +75,16 @@ pub enum Packet {
 /// Reads the headers of a frame, or says why the packet is not for us.
 #[inline(always)]
 pub fn parse(frame: Frame<'_>) -> Result<Packet, Reason> {
+    match network_header(frame)? {
+        (ETHERTYPE_IPV4, l3) => ipv4(frame, l3).map(Packet::V4),
+        (ETHERTYPE_IPV6, l3) => ipv6(frame, l3).map(Packet::V6),
+        _ => Err(Reason::PassNotIp),
+    }
+}
+
+/// Returns the EtherType behind any VLAN tag, and the offset of what it names.
+#[inline(always)]
+pub fn network_header(frame: Frame<'_>) -> Result<(u16, usize), Reason> {
     let ethernet = frame.at::<14>(0).ok_or(Reason::PassMalformed)?;
     let mut ethertype = u16::from_be(ethernet.get16::<12>());
     let mut l3 = 14;
@@ -83,11 +93,7 @@ pub fn parse(frame: Frame<'_>) -> Result<Packet, Reason> {
         ethertype = u16::from_be(tag.get16::<2>());
         l3 = 18;
     }
-    match ethertype {
-        ETHERTYPE_IPV4 => ipv4(frame, l3).map(Packet::V4),
-        ETHERTYPE_IPV6 => ipv6(frame, l3).map(Packet::V6),
-        _ => Err(Reason::PassNotIp),
-    }
+    Ok((ethertype, l3))
 }
 
 #[inline(always)]

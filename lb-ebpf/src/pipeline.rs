@@ -6,6 +6,7 @@ use lb_common::{hash, stats::Reason};
 use lb_ebpf::packet::Context;
 
 use crate::{
+    echo,
     family::{Family, find_service},
     flow, forward, maps,
     parse::{Packet, Parsed, parse},
@@ -18,11 +19,24 @@ pub fn run(ctx: &mut Context, trace: &impl Trace) -> u32 {
     match parse(ctx.frame()) {
         Ok(Packet::V4(packet)) => serve(ctx, &packet, trace),
         Ok(Packet::V6(packet)) => serve(ctx, &packet, trace),
+        Err(Reason::PassIcmp) => icmp(ctx, trace),
         Err(reason) => {
             trace.left(reason);
             xdp_action::XDP_PASS
         }
     }
+}
+
+/// What is ICMP and not about a flow: the program's own to answer, or the host's.
+#[inline(always)]
+fn icmp<T: Trace>(ctx: &mut Context, trace: &T) -> u32 {
+    let (reason, verdict) = match echo::echo(ctx.raw(), u32::from(T::WRITES_FLOWS)) {
+        echo::ANSWERED => (Reason::Echo, xdp_action::XDP_TX),
+        echo::OVER_RATE => (Reason::DropEchoRate, xdp_action::XDP_DROP),
+        _ => (Reason::PassIcmp, xdp_action::XDP_PASS),
+    };
+    trace.left(reason);
+    verdict
 }
 
 #[inline(always)]

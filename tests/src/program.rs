@@ -11,7 +11,7 @@ use lb_common::row::Row;
 use lb_common::service::Service;
 use lb_common::stats::Reason;
 use lb_user::dataplane::{
-    Dataplane as _, Explained, FlowKey, Kernel, Pins, Settings, load, vip_filter_entry,
+    Dataplane as _, Explained, FlowKey, Kernel, Pins, Settings, load, vip_filter_entries,
 };
 use lb_user::model::{
     Backend, EncapSource, Forward, L4Protocol, Limits, Mac, NextHop, ServicePort, Vip, Weight,
@@ -205,11 +205,13 @@ impl Program {
             protocol,
         };
         self.kernel.set_service(&vip, &value).expect("a service");
-        let (index, kind) = vip_filter_entry(&vip);
-        let kinds = self.kernel.vip_filter(index).expect("the filter");
-        self.kernel
-            .set_vip_filter(index, kinds | kind)
-            .expect("the filter");
+        for (index, kind) in vip_filter_entries(&vip) {
+            let kinds = self.kernel.vip_filter(index).expect("the filter");
+            self.kernel
+                .set_vip_filter(index, kinds | kind)
+                .expect("the filter");
+        }
+        self.kernel.add_address(vip.address).expect("an address");
         (service, base)
     }
 

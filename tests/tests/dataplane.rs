@@ -69,6 +69,18 @@ fn a_new_daemon_finds_every_entry_of_the_last_one() {
     first.set_row(200, row).unwrap();
     first.set_head(slot(4), head).unwrap();
     first.set_vip_filter(77, 3).unwrap();
+    let addresses = ["198.18.9.10", "198.18.9.11", "2001:db8::1"].map(|a| a.parse().unwrap());
+    for address in addresses {
+        first.add_address(address).unwrap();
+    }
+    first.remove_address(addresses[1]).unwrap();
+    first.remove_address(addresses[1]).unwrap();
+    let answers = lb_common::settings::Settings {
+        echo: 1,
+        echo_rate: lb_common::rate::Rate::per_second(5),
+        ..Default::default()
+    };
+    first.set_settings(&answers).unwrap();
     drop(first);
 
     let second = load(&settings).unwrap();
@@ -78,6 +90,11 @@ fn a_new_daemon_finds_every_entry_of_the_last_one() {
     assert_eq!(second.row(199).unwrap(), Row::EMPTY);
     assert_eq!(second.backend(slot(4)).unwrap().head, head.to_bits());
     assert_eq!(second.vip_filter(77).unwrap(), 3);
+    assert_eq!(
+        second.addresses().unwrap(),
+        [addresses[0], addresses[2]].into()
+    );
+    assert_eq!(second.settings().unwrap(), answers);
     drop(second);
     removed.0.remove_all().unwrap();
     assert!(!settings.pin_dir.exists());
@@ -132,9 +149,13 @@ fn maps_of_another_secret_size_or_version_are_refused_and_left_alone() {
     let mut abi = aya::maps::Array::<_, u32>::try_from(aya::maps::Map::Array(data)).unwrap();
     abi.set(0, lb_common::ABI_VERSION + 1, 0).unwrap();
     let error = refused(&settings).to_string();
+    let versions = format!(
+        "have ABI version {}, this weir has {}",
+        lb_common::ABI_VERSION + 1,
+        lb_common::ABI_VERSION
+    );
     assert!(
-        error.contains("have ABI version 3, this weir has 2")
-            && error.contains("weir detach --all"),
+        error.contains(&versions) && error.contains("weir detach --all"),
         "{error}"
     );
     assert_eq!(first.row(5).unwrap(), Row::settled(slot(1)));

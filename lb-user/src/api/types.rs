@@ -18,12 +18,23 @@ pub struct Status {
     pub config: String,
     /// The interfaces.
     pub interfaces: Vec<InterfaceView>,
+    /// What is answered by ICMP.
+    pub icmp: IcmpView,
     /// The services.
     pub services: Vec<ServiceView>,
     /// The operator's own changes over the file.
     pub overrides: Vec<String>,
     /// Changes that have no effect at the moment, and why.
     pub ineffective: Vec<String>,
+}
+
+/// What the program itself answers by ICMP and ICMPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IcmpView {
+    /// Whether echo requests to services' addresses are answered; else they pass to the host.
+    pub echo: bool,
+    /// At most so many of them a second, by each CPU.
+    pub echo_rate: u32,
 }
 
 /// An interface.

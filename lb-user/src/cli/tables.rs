@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::api::{Audit, BackendView, Diff, Done, Explained, ServiceView, Stats, Status};
+use crate::api::{Audit, BackendView, Diff, Done, Explained, IcmpView, ServiceView, Stats, Status};
 
 fn table(head: &[&str], numbers: &[usize]) -> Table {
     let mut table = Table::new();
@@ -50,7 +50,7 @@ pub fn status(status: &Status) -> String {
             interface.name, interface.note
         );
     }
-    text += "\n";
+    text += &format!("\n{}\n", icmp(&status.icmp));
     for view in &status.services {
         text += &format!("\n{}\n", service(view));
     }
@@ -68,6 +68,14 @@ pub fn status(status: &Status) -> String {
     list("changed over the file:", &status.overrides);
     list("changes without effect:", &status.ineffective);
     text.trim_end().to_owned()
+}
+
+fn icmp(icmp: &IcmpView) -> String {
+    if icmp.echo {
+        format!("icmp: echo answered, {} a second and CPU", icmp.echo_rate)
+    } else {
+        "icmp: echo passes to the host".to_owned()
+    }
 }
 
 /// The services, one a line.

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::model::{Backend, Desired, Service};
+use crate::model::{Backend, Desired, Icmp, Service};
 use crate::spec::{BackendSpec, ServiceSpec, show_duration};
 
 /// One change from one declaration to another, in one line.
@@ -24,6 +24,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Difference> {
     if old.encap_source != new.encap_source {
         lines.push("encap: the source of outer headers changes".to_owned());
     }
+    icmp(&old.icmp, &new.icmp, &mut lines);
     for name in old.interfaces.keys() {
         if !new.interfaces.contains_key(name) {
             lines.push(format!("interface \"{name}\" removed"));
@@ -60,6 +61,17 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Difference> {
         }
     }
     lines.into_iter().map(Difference).collect()
+}
+
+fn icmp(old: &Icmp, new: &Icmp, lines: &mut Vec<String>) {
+    let mut field = |field: &str, old: String, new: String| {
+        if old != new {
+            lines.push(format!("icmp, {field}: {old} -> {new}"));
+        }
+    };
+    field("echo", old.echo.to_string(), new.echo.to_string());
+    let rates = (old.echo_rate, new.echo_rate);
+    field("echo_rate", rates.0.to_string(), rates.1.to_string());
 }
 
 fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::fit::misfits;
 use super::{Config, Paths, Problem};
-use crate::model::{Desired, EncapSource, Limits};
+use crate::model::{Desired, EncapSource, Icmp, Limits};
 use crate::spec::{Checker, InterfaceSpec, ServiceSpec, SpecError, clashes};
 
 /// The file as it is written.
@@ -19,6 +19,7 @@ struct File {
     paths: PathsTable,
     limits: Option<Spanned<LimitsTable>>,
     encap: Option<Spanned<EncapTable>>,
+    icmp: Option<Spanned<IcmpTable>>,
     #[serde(default)]
     interface: Vec<Spanned<InterfaceSpec>>,
     #[serde(default)]
@@ -49,6 +50,13 @@ struct LimitsTable {
 struct EncapTable {
     source_v4: Option<String>,
     source_v6: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IcmpTable {
+    echo: Option<bool>,
+    echo_rate: Option<i64>,
 }
 
 /// Collects problems by the place in the text.
@@ -103,6 +111,10 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
     if let Some(table) = parsed.encap {
         let result = encap(table.get_ref());
         desired.encap_source = report.take(table.span(), result).unwrap_or_default();
+    }
+    if let Some(table) = parsed.icmp {
+        let result = icmp(table.get_ref());
+        desired.icmp = report.take(table.span(), result).unwrap_or_default();
     }
     for spec in parsed.interface {
         let Some((name, interface)) = report.take(spec.span(), spec.get_ref().to_model()) else {
@@ -241,6 +253,20 @@ fn encap(table: &EncapTable) -> Result<EncapSource, Vec<SpecError>> {
         v6: v6.flatten(),
     };
     check.finish(Some(source))
+}
+
+fn icmp(table: &IcmpTable) -> Result<Icmp, Vec<SpecError>> {
+    let mut check = Checker::new("icmp");
+    let default = Icmp::default();
+    let echo_rate = match table.echo_rate {
+        Some(rate) => check.number("echo_rate", rate, 1..=1_000_000),
+        None => Some(default.echo_rate),
+    };
+    let icmp = echo_rate.map(|echo_rate| Icmp {
+        echo: table.echo.unwrap_or(default.echo),
+        echo_rate,
+    });
+    check.finish(icmp)
 }
 
 fn wrong_family<T>(check: &mut Checker, field: &str, text: &str, family: &str) -> Option<T> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{AttachMode, Forward, Limits};
+use crate::model::{AttachMode, Forward, Icmp, Limits};
 
 const EXAMPLE: &str = include_str!("../../../docs/weir.example.toml");
 
@@ -15,6 +15,7 @@ fn the_example_is_valid_and_says_the_defaults() {
     let config = Config::parse(EXAMPLE, "weir.example.toml").unwrap();
     assert_eq!(config.paths, Paths::default());
     assert_eq!(config.desired.limits, Limits::default());
+    assert_eq!(config.desired.icmp, Icmp::default());
     assert_eq!(config.desired.interfaces["ens3"].mode, AttachMode::Auto);
     assert_eq!(
         config.desired.encap_source.v4,
@@ -69,6 +70,8 @@ services = 0
 [encap]
 source_v4 = \"198.18.4.0/33\"
 source_v6 = \"198.18.4.0\"
+[icmp]
+echo_rate = 1000001
 [[interface]]
 name = \"ens3\"
 mode = \"fast\"
@@ -89,8 +92,9 @@ protocol = \"tcp\"
         "weir.toml:1: limits, rows: 1000 is not a power of two: allowed is 256, 512, 1024 and so on",
         "weir.toml:4: encap, source_v4: \"198.18.4.0/33\" has the prefix length 33: allowed is 8 to 32",
         "weir.toml:4: encap, source_v6: \"198.18.4.0\" is of the other family: allowed is IPv6",
-        "weir.toml:7: interface \"ens3\", mode: \"fast\" is not known: allowed is native, generic, auto",
-        "weir.toml:15: service \"shop\", address: 198.18.0.10:80/tcp is served by service \"web\" already",
+        "weir.toml:7: icmp, echo_rate: 1000001 is out of range: allowed is 1 to 1000000",
+        "weir.toml:9: interface \"ens3\", mode: \"fast\" is not known: allowed is native, generic, auto",
+        "weir.toml:17: service \"shop\", address: 198.18.0.10:80/tcp is served by service \"web\" already",
     ];
     assert_eq!(problems, expected);
 }
@@ -147,10 +151,14 @@ fn a_difference_names_what_was_and_what_will_be() {
         .replace("weight = 50", "weight = 70")
         .replace("name = \"ns1\"", "name = \"ns2\"")
         .replace("mode = \"auto\"", "mode = \"native\"")
-        .replace("\"15m\"", "\"90s\"");
+        .replace("\"15m\"", "\"90s\"")
+        .replace("echo = true", "echo = false")
+        .replace("echo_rate = 1000", "echo_rate = 1");
     let new = Config::parse(&text, "new").unwrap().desired;
     let lines: Vec<String> = diff(&old, &new).iter().map(Difference::to_string).collect();
     let expected = [
+        "icmp, echo: true -> false",
+        "icmp, echo_rate: 1000 -> 1",
         "interface \"ens3\": mode auto -> native",
         "service \"dns\", backend \"ns1\" removed",
         "service \"dns\", backend \"ns2\" 198.18.1.3 added, weight 100",

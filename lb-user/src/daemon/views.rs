@@ -2,10 +2,10 @@ use lb_common::stats::Reason;
 
 use super::Daemon;
 use super::interfaces::note;
-use crate::api::{BackendView, InterfaceView, ServiceView, Stats, Status};
+use crate::api::{BackendView, IcmpView, InterfaceView, ServiceView, Stats, Status};
 use crate::dataplane::Dataplane as _;
 use crate::engine::{BackendStatus, EngineError, ServiceStatus};
-use crate::model::{Name, ServicePort};
+use crate::model::{Icmp, Name, ServicePort};
 use crate::plan::BackendState;
 use crate::spec::NumberOrText;
 
@@ -16,6 +16,7 @@ impl Daemon {
             pid: std::process::id(),
             config: self.config_path.display().to_string(),
             interfaces: self.interface_views(),
+            icmp: icmp_view(&self.engine.desired().icmp),
             services: self.service_views()?,
             overrides: self.overrides.lines(),
             ineffective: self.ineffective.clone(),
@@ -57,6 +58,13 @@ impl Daemon {
 
     fn service_views(&self) -> Result<Vec<ServiceView>, EngineError> {
         Ok(self.engine.status()?.iter().map(service_view).collect())
+    }
+}
+
+fn icmp_view(icmp: &Icmp) -> IcmpView {
+    IcmpView {
+        echo: icmp.echo,
+        echo_rate: icmp.echo_rate,
     }
 }
 

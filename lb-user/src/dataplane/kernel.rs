@@ -1,7 +1,9 @@
 //! The real data plane: maps in the kernel.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -17,9 +19,11 @@ use lb_common::{
     map_names as names,
     row::Row,
     service::{Service, ServiceKey4, ServiceKey6, VIP_FILTER_LEN},
+    settings::Settings,
     stats::{BackendStats, Reason, ServiceStats},
 };
 
+use super::addresses::Addresses;
 use super::attach::{self, AttachError, Attached};
 use super::clock::{Clock, Jiffies};
 use super::explain::{PinnedToCpu, test_run};
@@ -45,6 +49,8 @@ pub struct Kernel {
     services_v4: HashMap<MapData, ServiceKey4, Service>,
     services_v6: HashMap<MapData, ServiceKey6, Service>,
     vip_filter: Array<MapData, u8>,
+    vips: Addresses,
+    settings: Array<MapData, Settings>,
     ring: Mapped,
     backends: Mapped,
     devices: DevMapHash<MapData>,
@@ -70,6 +76,8 @@ impl Kernel {
             services_v4: take(e, names::SERVICES_V4)?,
             services_v6: take(e, names::SERVICES_V6)?,
             vip_filter: take(e, names::VIP_FILTER)?,
+            vips: Addresses::take(e, limits.services.saturating_add(1))?,
+            settings: take(e, names::SETTINGS)?,
             ring: mapped(e, names::RING, limits.rows as usize)?,
             backends: mapped(
                 e,
@@ -202,7 +210,7 @@ impl Kernel {
 }
 
 /// Returns an error of a map update; a full map says so plainly.
-fn update_error(map: &'static str, capacity: u32, source: AyaError) -> MapError {
+pub(super) fn update_error(map: &'static str, capacity: u32, source: AyaError) -> MapError {
     if let AyaError::SyscallError(error) = &source
         && error.io_error.raw_os_error() == Some(libc::E2BIG)
     {
@@ -211,7 +219,10 @@ fn update_error(map: &'static str, capacity: u32, source: AyaError) -> MapError 
     MapError::Kernel { map, source }
 }
 
-fn ignore_missing(map: &'static str, result: Result<(), AyaError>) -> Result<(), MapError> {
+pub(super) fn ignore_missing(
+    map: &'static str,
+    result: Result<(), AyaError>,
+) -> Result<(), MapError> {
     match result {
         Ok(()) | Err(AyaError::KeyNotFound) => Ok(()),
         Err(AyaError::SyscallError(error))
@@ -290,6 +301,31 @@ impl Dataplane for Kernel {
                 map: names::VIP_FILTER,
                 source,
             })
+    }
+
+    fn add_address(&mut self, address: IpAddr) -> Result<(), MapError> {
+        self.vips.add(address)
+    }
+
+    fn remove_address(&mut self, address: IpAddr) -> Result<(), MapError> {
+        self.vips.remove(address)
+    }
+
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, MapError> {
+        self.vips.all()
+    }
+
+    fn set_settings(&mut self, settings: &Settings) -> Result<(), MapError> {
+        self.settings
+            .set(0, settings, 0)
+            .map_err(|e| update_error(names::SETTINGS, 1, e))
+    }
+
+    fn settings(&self) -> Result<Settings, MapError> {
+        self.settings.get(&0, 0).map_err(|source| MapError::Kernel {
+            map: names::SETTINGS,
+            source,
+        })
     }
 
     fn set_row(&mut self, index: u32, row: Row) -> Result<(), MapError> {

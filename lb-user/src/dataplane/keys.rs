@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use lb_common::service::{ServiceKey4, ServiceKey6, VIP_ANY_PORT, VIP_EXACT, vip_filter_index};
+use lb_common::service::{
+    ServiceKey4, ServiceKey6, VIP_ADDRESS, VIP_ANY_PORT, VIP_EXACT, vip_filter_index,
+};
 
 use crate::model::{L4Protocol, ServicePort, Vip};
 
@@ -55,8 +57,8 @@ pub(super) fn vip(address: IpAddr, port: [u8; 2], proto: u8) -> Option<Vip> {
     })
 }
 
-/// Returns the entry of the VIP filter that a VIP has, and the bit that it sets in there.
-pub fn vip_filter_entry(vip: &Vip) -> (u32, u8) {
+/// Returns the entries of the VIP filter that a VIP has, and the bits that it sets in there.
+pub fn vip_filter_entries(vip: &Vip) -> [(u32, u8); 2] {
     let last = match vip.address {
         IpAddr::V4(address) => address.octets(),
         IpAddr::V6(address) => {
@@ -68,6 +70,6 @@ pub fn vip_filter_entry(vip: &Vip) -> (u32, u8) {
         ServicePort::Any => (0, VIP_ANY_PORT),
         ServicePort::Exact(port) => (port.get().to_be(), VIP_EXACT),
     };
-    let index = vip_filter_index(u32::from_ne_bytes(last), port);
-    (index, kind)
+    let index = |port| vip_filter_index(u32::from_ne_bytes(last), port);
+    [(index(port), kind), (index(0), VIP_ADDRESS)]
 }

@@ -169,6 +169,8 @@ fn sizes(limits: &Limits) -> Vec<(&'static str, u32)> {
         (names::ABI, ABI_ENTRIES),
         (names::SERVICES_V4, services),
         (names::SERVICES_V6, services),
+        (names::VIPS_V4, services),
+        (names::VIPS_V6, services),
         (names::SERVICE_STATS, limits.services.saturating_mul(2)),
         (names::RING, limits.rows),
         (names::BACKENDS, backends),

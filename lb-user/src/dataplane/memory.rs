@@ -1,6 +1,7 @@
 //! The data plane without a kernel: the same entries in ordinary memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use bytemuck::Zeroable as _;
 use lb_common::{
@@ -10,6 +11,7 @@ use lb_common::{
     map_names as names,
     row::Row,
     service::{Service, VIP_FILTER_LEN},
+    settings::Settings,
     stats::{BackendStats, Reason, ServiceStats},
 };
 
@@ -24,6 +26,8 @@ pub struct Memory {
     limits: Limits,
     services: BTreeMap<Vip, Service>,
     vip_filter: Vec<u8>,
+    addresses: BTreeSet<IpAddr>,
+    settings: Settings,
     ring: Vec<Row>,
     backends: Vec<Backend>,
     /// The interfaces that packets can be redirected to.
@@ -57,6 +61,8 @@ impl Memory {
             limits,
             services: BTreeMap::new(),
             vip_filter: vec![0; VIP_FILTER_LEN as usize],
+            addresses: BTreeSet::new(),
+            settings: Settings::default(),
             ring: vec![Row::EMPTY; limits.rows as usize],
             backends: vec![Backend::zeroed(); limits.backends as usize + 1],
             devices: BTreeSet::new(),
@@ -129,6 +135,29 @@ impl Dataplane for Memory {
     fn vip_filter(&self, index: u32) -> Result<u8, MapError> {
         let entry = self.vip_filter.get(index as usize).copied();
         entry.ok_or_else(|| self.out_of_range(names::VIP_FILTER, index, self.vip_filter.len()))
+    }
+
+    fn add_address(&mut self, address: IpAddr) -> Result<(), MapError> {
+        self.addresses.insert(address);
+        Ok(())
+    }
+
+    fn remove_address(&mut self, address: IpAddr) -> Result<(), MapError> {
+        self.addresses.remove(&address);
+        Ok(())
+    }
+
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, MapError> {
+        Ok(self.addresses.clone())
+    }
+
+    fn set_settings(&mut self, settings: &Settings) -> Result<(), MapError> {
+        self.settings = *settings;
+        Ok(())
+    }
+
+    fn settings(&self) -> Result<Settings, MapError> {
+        Ok(self.settings)
     }
 
     fn set_row(&mut self, index: u32, row: Row) -> Result<(), MapError> {

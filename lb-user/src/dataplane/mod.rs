@@ -4,6 +4,7 @@
 //! decisions. [`Kernel`] is the real one, [`Memory`] its twin without a kernel, with which the
 //! whole loop runs in tests without root.
 
+mod addresses;
 mod attach;
 mod clock;
 mod explain;
@@ -22,6 +23,8 @@ mod pins;
 mod sys;
 mod walk;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_common::{
@@ -30,6 +33,7 @@ use lb_common::{
     flow::{FlowEntry, FlowKey4, FlowKey6, Table},
     row::Row,
     service::Service,
+    settings,
     stats::{BackendStats, Reason, ServiceStats},
 };
 
@@ -39,7 +43,7 @@ pub use clock::{Clock, Jiffies};
 pub(crate) use explain::test_run;
 pub use features::{Feature, FeatureError, probe};
 pub use kernel::Kernel;
-pub use keys::vip_filter_entry;
+pub use keys::vip_filter_entries;
 pub use load::{LoadError, Settings, load};
 pub use memory::Memory;
 #[cfg(feature = "bench")]
@@ -108,6 +112,18 @@ pub trait Dataplane {
     fn set_vip_filter(&mut self, index: u32, kinds: u8) -> Result<(), MapError>;
     /// Returns an entry of the VIP filter.
     fn vip_filter(&self, index: u32) -> Result<u8, MapError>;
+
+    /// Makes an address one of a service's, for packets that have no port.
+    fn add_address(&mut self, address: IpAddr) -> Result<(), MapError>;
+    /// Makes an address nobody's.
+    fn remove_address(&mut self, address: IpAddr) -> Result<(), MapError>;
+    /// Returns all addresses of services.
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, MapError>;
+
+    /// Sets what the operator sets for all services.
+    fn set_settings(&mut self, settings: &settings::Settings) -> Result<(), MapError>;
+    /// Returns it.
+    fn settings(&self) -> Result<settings::Settings, MapError>;
 
     /// Stores a row. One atomic store.
     fn set_row(&mut self, index: u32, row: Row) -> Result<(), MapError>;

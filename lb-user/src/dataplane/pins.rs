@@ -62,11 +62,14 @@ const BPFFS: &str = "/sys/fs/bpf";
 const LINKS: &str = "links";
 
 /// The maps that outlive the daemon: all but read-only data and the explanation.
-pub(super) const MAPS: [&str; 16] = [
+pub(super) const MAPS: [&str; 19] = [
     names::ABI,
     names::SERVICES_V4,
     names::SERVICES_V6,
     names::VIP_FILTER,
+    names::VIPS_V4,
+    names::VIPS_V6,
+    names::SETTINGS,
     names::RING,
     names::BACKENDS,
     names::DEVICES,

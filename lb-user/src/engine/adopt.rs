@@ -66,6 +66,8 @@ impl<D: Dataplane> Engine<D> {
                 self.filter.insert(index, kinds);
             }
         }
+        self.addresses = self.dataplane.addresses()?;
+        self.settings = self.dataplane.settings()?;
         // Also where no row asks the flow tables: their last entries are left.
         if !self.installed.is_empty() || !self.retired.is_empty() {
             self.sweep.wanted(now, GRACE * 2);

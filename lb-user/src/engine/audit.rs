@@ -4,7 +4,7 @@ use lb_common::backend::Head;
 use lb_common::service::VIP_FILTER_LEN;
 
 use super::{Engine, EngineError};
-use crate::dataplane::{Dataplane, vip_filter_entry};
+use crate::dataplane::Dataplane;
 
 /// One map entry that is not what the daemon put there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,18 +65,25 @@ impl<D: Dataplane> Engine<D> {
                 });
             }
         }
+        let filter = self.expected_filter();
         for index in 0..VIP_FILTER_LEN {
             let found = self.dataplane.vip_filter(index)?;
-            let vips = self
-                .installed
-                .values()
-                .map(|service| vip_filter_entry(&service.vip));
-            let here = vips.filter(|(at, _)| *at == index);
-            let expected = here.fold(0, |kinds, (_, kind)| kinds | kind);
+            let expected = filter.get(&index).copied().unwrap_or(0);
             compare(found == expected, &|| {
                 format!("VIP filter entry {index}: found {found}, expected {expected}")
             });
         }
+        let (found, expected) = (self.dataplane.addresses()?, self.expected_addresses());
+        for address in found.union(&expected) {
+            let (found, expected) = (found.contains(address), expected.contains(address));
+            compare(found == expected, &|| {
+                format!("address {address}: found {found}, expected {expected}")
+            });
+        }
+        let (found, expected) = (self.dataplane.settings()?, self.settings);
+        compare(found == expected, &|| {
+            format!("settings: found {found:?}, expected {expected:?}")
+        });
         Ok((differences, compared))
     }
 }

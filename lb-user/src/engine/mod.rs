@@ -7,6 +7,7 @@ mod adopt;
 mod audit;
 mod declare;
 mod reconcile;
+mod settings;
 mod status;
 mod sweep;
 mod vips;
@@ -15,9 +16,11 @@ mod vips;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_common::backend::BackendSlot;
+use lb_common::settings::Settings;
 
 pub use audit::Discrepancy;
 pub use declare::{Prepared, Refused, ServiceDiff};
@@ -126,6 +129,10 @@ pub struct Engine<D> {
     /// Flow table entries of each backend, as of the last sweep.
     flows: BTreeMap<BackendSlot, u64>,
     filter: BTreeMap<u32, u8>,
+    /// The addresses of services in the maps.
+    addresses: BTreeSet<IpAddr>,
+    /// The settings in the map.
+    settings: Settings,
     /// Interfaces that packets can be redirected to.
     devices: BTreeSet<u32>,
     /// Those that they can't be redirected to, and why.
@@ -169,6 +176,8 @@ impl<D: Dataplane> Engine<D> {
             freed: false,
             flows: BTreeMap::new(),
             filter: BTreeMap::new(),
+            addresses: BTreeSet::new(),
+            settings: Settings::default(),
             devices: BTreeSet::new(),
             no_devices: BTreeMap::new(),
         };

@@ -41,6 +41,8 @@ impl<D: Dataplane> Engine<D> {
         }
         failed.extend(self.remove_vacated().err());
         failed.extend(self.update_filter().err().map(EngineError::from));
+        failed.extend(self.update_addresses().err().map(EngineError::from));
+        failed.extend(self.update_settings().err().map(EngineError::from));
         if failed.is_empty() {
             return Ok(());
         }

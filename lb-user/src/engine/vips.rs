@@ -1,9 +1,10 @@
 //! Which service has which VIP. A VIP that goes from one service to another has one all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{Engine, EngineError};
-use crate::dataplane::{Dataplane, MapError, vip_filter_entry};
+use crate::dataplane::{Dataplane, MapError, vip_filter_entries};
 use crate::model::{Name, Vip};
 
 impl<D: Dataplane> Engine<D> {
@@ -72,12 +73,8 @@ impl<D: Dataplane> Engine<D> {
 
     /// The filter knows which addresses have services; it must never lack one that has.
     pub(super) fn update_filter(&mut self) -> Result<(), MapError> {
-        let mut wanted: BTreeMap<u32, u8> = BTreeMap::new();
         let vips = self.installed.values().map(|service| &service.vip);
-        for vip in vips.chain(&self.vacated) {
-            let (index, kind) = vip_filter_entry(vip);
-            *wanted.entry(index).or_default() |= kind;
-        }
+        let wanted = filter(vips.chain(&self.vacated));
         for (index, kinds) in &wanted {
             if self.filter.get(index) != Some(kinds) {
                 self.dataplane.set_vip_filter(*index, *kinds)?;
@@ -93,4 +90,45 @@ impl<D: Dataplane> Engine<D> {
         self.filter = wanted;
         Ok(())
     }
+
+    /// Returns what the filter should hold for the services that are installed.
+    pub(super) fn expected_filter(&self) -> BTreeMap<u32, u8> {
+        filter(self.installed.values().map(|service| &service.vip))
+    }
+
+    /// Brings the sets of addresses to those of the services that are installed.
+    pub(super) fn update_addresses(&mut self) -> Result<(), MapError> {
+        let wanted = self.expected_addresses();
+        for address in self
+            .addresses
+            .difference(&wanted)
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            self.dataplane.remove_address(address)?;
+            self.addresses.remove(&address);
+        }
+        for address in wanted {
+            if !self.addresses.contains(&address) {
+                self.dataplane.add_address(address)?;
+                self.addresses.insert(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the addresses of the services that are installed.
+    pub(super) fn expected_addresses(&self) -> BTreeSet<IpAddr> {
+        let services = self.installed.values();
+        services.map(|service| service.vip.address).collect()
+    }
+}
+
+/// Returns what the filter holds for these VIPs.
+fn filter<'a>(vips: impl Iterator<Item = &'a Vip>) -> BTreeMap<u32, u8> {
+    let mut filter: BTreeMap<u32, u8> = BTreeMap::new();
+    for (index, kind) in vips.flat_map(vip_filter_entries) {
+        *filter.entry(index).or_default() |= kind;
+    }
+    filter
 }

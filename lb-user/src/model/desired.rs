@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Name, Service};
+use super::{Icmp, Name, Service};
 
 /// In which mode the XDP program is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +82,8 @@ pub struct Desired {
     pub encap_source: EncapSource,
     /// The sizes of the kernel's maps.
     pub limits: Limits,
+    /// What is answered by ICMP.
+    pub icmp: Icmp,
     /// The services by name.
     pub services: BTreeMap<Name, Service>,
 }

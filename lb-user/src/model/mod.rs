@@ -10,6 +10,7 @@
 mod backend;
 mod desired;
 mod health;
+mod icmp;
 mod name;
 mod observed;
 mod overlay;
@@ -18,6 +19,7 @@ mod service;
 pub use backend::{Backend, Forward, Mac, Weight};
 pub use desired::{AttachMode, Desired, EncapSource, Interface, Limits};
 pub use health::{HealthCheck, HealthState, Probe};
+pub use icmp::Icmp;
 pub use name::{Name, NameError};
 pub use observed::{BackendId, NextHop, Observed, Seen};
 pub use overlay::{GeneveOptions, GeneveOptionsError, Overlay, OverlayHeader, Vni};

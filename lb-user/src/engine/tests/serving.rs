@@ -164,6 +164,7 @@ fn an_audit_finds_every_kind_of_tampering() {
         // What another daemon would take over, held against what this one put there.
         let other = Engine {
             installed: world.engine.installed.clone(),
+            settings: world.engine.settings,
             ..engine
         };
         let (differences, _) = other.audit().unwrap();
@@ -182,6 +183,12 @@ fn an_audit_finds_every_kind_of_tampering() {
         differences(&|m| m.set_head(slot(1), Head::default()).unwrap()).contains("backend \"vm1\"")
     );
     assert!(differences(&|m| m.set_vip_filter(4, 1).unwrap()).contains("VIP filter entry 4"));
+    let added = differences(&|m| m.add_address(IpAddr::from([198, 18, 0, 9])).unwrap());
+    assert_eq!(added, "address 198.18.0.9: found true, expected false");
+    let removed = differences(&|m| m.remove_address(vip.address).unwrap());
+    assert_eq!(removed, "address 198.18.0.10: found false, expected true");
+    let settings = differences(&|m| m.set_settings(&Settings::default()).unwrap());
+    assert!(settings.contains("settings: found"), "{settings}");
     let side = world.head(2).side();
     let template = Template::UNREACHABLE;
     assert!(

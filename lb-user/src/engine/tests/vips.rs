@@ -30,8 +30,8 @@ fn reach(world: &mut World, service: &str) {
 /// Who has which VIP in the service map.
 fn served(world: &World) -> Vec<(u8, String)> {
     let last = |vip: Vip| match vip.address {
-        std::net::IpAddr::V4(address) => address.octets()[3],
-        std::net::IpAddr::V6(_) => 0,
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(_) => 0,
     };
     let services = world.engine.dataplane.services().unwrap();
     let named = services.into_iter().map(|(vip, service)| {
@@ -119,4 +119,45 @@ fn a_chain_of_handovers_waits_for_its_last() {
         expected.map(|(vip, service)| (vip, service.to_owned()))
     );
     assert_eq!(world.engine.dataplane.service_removals, 0);
+}
+
+#[test]
+fn addresses_are_there_while_a_service_has_them_and_over_a_restart() {
+    let mut world = start(&[("a", 10), ("b", 11)]);
+    let last = |world: &World| -> Vec<u8> {
+        let addresses = world.engine.dataplane.addresses().unwrap();
+        let last = addresses.into_iter().map(|address| match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => 0,
+        });
+        last.collect()
+    };
+    assert_eq!(last(&world), [10, 11]);
+    world.declare(site(&[("a", 12), ("b", 10)]));
+    assert_eq!(last(&world), [10, 12]);
+    let mut world = world.restart();
+    world.audit();
+    assert_eq!(last(&world), [10, 12]);
+    world.declare(site(&[("b", 10)]));
+    assert_eq!(last(&world), [10]);
+    world.declare(site(&[]));
+    assert!(last(&world).is_empty());
+}
+
+#[test]
+fn settings_follow_the_declaration_and_are_written_once() {
+    let mut world = start(&[("a", 10)]);
+    let settings = |world: &World| world.engine.dataplane.settings().unwrap();
+    assert_eq!(settings(&world).echo, 1);
+    let mut desired = site(&[("a", 10)]);
+    desired.icmp.echo = false;
+    desired.icmp.echo_rate = 4;
+    world.declare(desired.clone());
+    assert_eq!(settings(&world).echo, 0);
+    assert_eq!(settings(&world).echo_rate.interval_ns, 250_000_000);
+    // Until it is told, a new daemon leaves them alone.
+    let mut world = world.restart();
+    assert_eq!(settings(&world).echo, 0);
+    world.declare(desired);
+    assert_eq!(settings(&world).echo, 0);
 }

@@ -11,7 +11,7 @@ use lb_common::row::Row;
 use lb_common::service::Service;
 use lb_common::stats::Reason;
 use lb_tests::netns;
-use lb_user::dataplane::{Dataplane as _, Kernel, Pins, Settings, load, vip_filter_entry};
+use lb_user::dataplane::{Dataplane as _, Kernel, Pins, Settings, load, vip_filter_entries};
 use lb_user::model::{
     Backend, EncapSource, L4Protocol, Limits, Mac, NextHop, ServicePort, Vip, Weight,
 };
@@ -151,8 +151,11 @@ impl World {
             flags: 0,
         };
         kernel.set_service(&vip, &service)?;
-        let (index, kind) = vip_filter_entry(&vip);
-        kernel.set_vip_filter(index, kind)?;
+        for (index, kind) in vip_filter_entries(&vip) {
+            let kinds = kernel.vip_filter(index)?;
+            kernel.set_vip_filter(index, kinds | kind)?;
+        }
+        kernel.add_address(vip.address)?;
         Ok(())
     }
 

@@ -1,0 +1,32 @@
+//! What the operator sets for all services: read by the few packets that it is about, and never on
+//! the way of a packet to its backend.
+
+use crate::rate::Rate;
+
+/// The value of the settings map. The daemon replaces it as a whole; a packet may read some words of
+/// the old one and some of the new, of which each is valid in itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Settings {
+    /// 1 if echo requests to virtual addresses are answered, 0 if they pass to the host.
+    pub echo: u32,
+    /// Not used, zero.
+    pub _pad: u32,
+    /// How often they are answered, by each CPU.
+    pub echo_rate: Rate,
+}
+
+/// What has a limit of its own on each CPU; an index of the map of limits' states.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limited {
+    /// Answers to echo requests.
+    Echo = 0,
+}
+
+impl Limited {
+    /// Number of limits.
+    pub const COUNT: u32 = 1;
+}
+
+const _: () = assert!(size_of::<Settings>() == 24);
