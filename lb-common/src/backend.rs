@@ -194,8 +194,9 @@ pub struct Template {
     pub kind: u8,
     /// Length of the Ethernet header: 14, or 18 with a VLAN tag.
     pub eth_len: u8,
-    /// Not used, zero.
-    pub _pad: [u8; 2],
+    /// The longest IP packet that fits the way to the backend, without what is put in front of it, in
+    /// bytes, host order; 0 if no limit is known.
+    pub max_len: u16,
     /// The interface to send from. If the packet came in there, it goes back by `XDP_TX`.
     pub ifindex: u32,
     /// Outer IPv4: the header's one's-complement sum (16-bit words in memory order) over all that
@@ -227,7 +228,7 @@ impl Template {
     pub const UNREACHABLE: Self = Self {
         kind: TemplateKind::Unreachable as u8,
         eth_len: 0,
-        _pad: [0; 2],
+        max_len: 0,
         ifindex: 0,
         csum: 0,
         entropy_mask: 0,

@@ -14,6 +14,8 @@ pub struct Settings {
     pub _pad: u32,
     /// How often they are answered, by each CPU.
     pub echo_rate: Rate,
+    /// How often a sender is told that its packet is too long for the way to its backend, by each CPU.
+    pub too_big_rate: Rate,
 }
 
 /// What has a limit of its own on each CPU; an index of the map of limits' states.
@@ -22,11 +24,13 @@ pub struct Settings {
 pub enum Limited {
     /// Answers to echo requests.
     Echo = 0,
+    /// Packets whose senders are told that they are too long.
+    TooBig = 1,
 }
 
 impl Limited {
     /// Number of limits.
-    pub const COUNT: u32 = 1;
+    pub const COUNT: u32 = 2;
 }
 
-const _: () = assert!(size_of::<Settings>() == 24);
+const _: () = assert!(size_of::<Settings>() == 40);

@@ -63,11 +63,19 @@ pub enum Reason {
     Echo = 12,
     /// Dropped: an echo request over the rate at which they are answered.
     DropEchoRate = 13,
+    /// Answered: a packet that is too long for the way to its backend. Its sender was told (ICMP
+    /// "fragmentation needed", ICMPv6 "packet too big").
+    TooBig = 14,
+    /// Dropped: such a packet, over the rate at which senders are told.
+    DropTooBigRate = 15,
+    /// Dropped: such a packet whose sender can't be told: it is an ICMP error itself, or not from one
+    /// host, or the way is narrower than hosts believe.
+    DropTooLong = 16,
 }
 
 impl Reason {
     /// Number of reasons.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 17;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -85,6 +93,9 @@ impl Reason {
         Self::IcmpError,
         Self::Echo,
         Self::DropEchoRate,
+        Self::TooBig,
+        Self::DropTooBigRate,
+        Self::DropTooLong,
     ];
 
     /// Returns the reason's name, as counters and listings show it.
@@ -104,6 +115,9 @@ impl Reason {
             Self::IcmpError => "icmp_error",
             Self::Echo => "echo",
             Self::DropEchoRate => "drop_echo_rate",
+            Self::TooBig => "too_big",
+            Self::DropTooBigRate => "drop_too_big_rate",
+            Self::DropTooLong => "drop_too_long",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What differs between IPv4 and IPv6 once a packet is parsed: its keys and its maps.
 
+use aya_ebpf::bindings::xdp_md;
 use lb_common::{
     hash,
     service::{Service, VIP_ANY_PORT, VIP_EXACT},
@@ -8,6 +9,7 @@ use lb_common::{
 use crate::{
     flow::{self, Question},
     maps::{self, FlowTable},
+    too_big,
     trace::Trace,
 };
 
@@ -33,6 +35,9 @@ pub trait Family {
     fn half_open() -> &'static FlowTable<Self::Key>;
     fn confirmed() -> &'static FlowTable<Self::Key>;
     fn kept() -> &'static FlowTable<Self::Key>;
+
+    /// Tells a packet's sender that it is too long: see [`crate::too_big`].
+    fn too_big(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u32) -> u32;
 
     /// Asks them: see [`crate::flow::backend_of`].
     fn ask_flow_tables<T: Trace>(question: &Question<Self::Key>) -> u32;
@@ -114,6 +119,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn too_big(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u32) -> u32 {
+        too_big::too_big_v4(ctx, l3, max_len, counts)
+    }
+
+    #[inline(always)]
     fn ask_flow_tables<T: Trace>(question: &Question<Self::Key>) -> u32 {
         if T::WRITES_FLOWS {
             flow::flow_v4(question)
@@ -171,6 +181,11 @@ impl Family for V6 {
     #[inline(always)]
     fn kept() -> &'static FlowTable<Self::Key> {
         &maps::KEPT_V6
+    }
+
+    #[inline(always)]
+    fn too_big(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u32) -> u32 {
+        too_big::too_big_v6(ctx, l3, max_len, counts)
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use lb_ebpf::packet::Frame;
 
 use crate::{
     family::{V4, V6},
-    parse::{FRAGMENT_MASK, Parsed, extension_headers},
+    parse::{FRAGMENT_OFFSET, Parsed, extension_headers},
 };
 
 /// Length of an ICMP header, in bytes.
@@ -163,6 +163,3 @@ pub fn v6(
         icmp_error: true,
     })
 }
-
-/// The offset in the second word of an IPv4 header, in memory order.
-const FRAGMENT_OFFSET: u32 = FRAGMENT_MASK & u32::from_ne_bytes([0, 0, 0x1f, 0xff]);

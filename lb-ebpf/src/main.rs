@@ -22,6 +22,7 @@ mod icmp;
 mod maps;
 mod parse;
 mod pipeline;
+mod too_big;
 mod trace;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};

@@ -9,7 +9,10 @@ use core::marker::PhantomData;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::xdp_md,
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    helpers::{
+        bpf_check_mtu, bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+        bpf_xdp_get_buff_len,
+    },
     programs::XdpContext,
 };
 
@@ -47,11 +50,31 @@ impl Context {
         unsafe { bpf_xdp_get_buff_len(self.0.as_ptr().cast()) }
     }
 
+    /// Returns the MTU of the interface that the frame came in by. A helper call.
+    #[inline(always)]
+    pub fn ingress_mtu(&self) -> Option<u32> {
+        let mut mtu = 0;
+        // SAFETY: the helper takes the context that the kernel gave us, 0 for its interface, and
+        // writes one word, also if the frame does not fit.
+        let result = unsafe { bpf_check_mtu(self.0.as_ptr(), 0, &raw mut mtu, 0, 0) };
+        (result >= 0).then_some(mtu)
+    }
+
     /// Returns what the kernel gave the program, for a function that makes a context of it again. It
     /// takes the context for itself: no reference into the frame outlives the call.
     #[inline(always)]
     pub fn raw(&mut self) -> *mut xdp_md {
         self.0.ctx
+    }
+
+    /// Moves the end of the frame by `delta` bytes; a negative `delta` cuts it off.
+    #[inline(always)]
+    pub fn move_tail(&mut self, delta: i32) -> Result<(), NoRoom> {
+        // SAFETY: the helper takes the context that the kernel gave us, and checks `delta` itself.
+        match unsafe { bpf_xdp_adjust_tail(self.0.as_ptr().cast(), delta) } {
+            0 => Ok(()),
+            _ => Err(NoRoom),
+        }
     }
 
     /// Moves the start of the frame by `delta` bytes; a negative `delta` makes room in front.
@@ -65,7 +88,7 @@ impl Context {
     }
 }
 
-/// The driver has no room in front of the frame.
+/// The driver has no room in front of the frame, or behind it.
 pub struct NoRoom;
 
 /// A frame: from the Ethernet header to the end of the data, without the frame check sequence.
@@ -135,4 +158,23 @@ impl<const LEN: usize> Bytes<'_, LEN> {
     accessors!(get16, set16, u16);
     accessors!(get32, set32, u32);
     accessors!(get64, set64, u64);
+
+    /// Returns the one's-complement sum of the bytes' words and `seed`, not folded to 16 bits. A helper
+    /// call.
+    #[inline(always)]
+    pub fn sum(self, seed: u32) -> u32 {
+        // What the helper takes at the most before Linux 6.13.
+        const { assert!(LEN <= 512 && LEN.is_multiple_of(4)) };
+        // SAFETY: `LEN` bytes from `start` are in the frame. The helper fails for other lengths only.
+        let sum = unsafe {
+            bpf_csum_diff(
+                core::ptr::null_mut(),
+                0,
+                self.start.cast(),
+                LEN as u32,
+                seed,
+            )
+        };
+        sum as u32
+    }
 }

@@ -19,7 +19,10 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 
 /// Bits of an IPv4 header's second word, in memory order: "more fragments" and the offset.
-pub const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
+const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
+
+/// The offset alone.
+pub const FRAGMENT_OFFSET: u32 = u32::from_ne_bytes([0, 0, 0x1f, 0xff]);
 
 /// The bit beside them that must be zero (RFC 791 §3.1).
 const RESERVED_FLAG: u32 = u32::from_ne_bytes([0, 0, 0x80, 0]);

@@ -10,6 +10,7 @@ use crate::{
     family::{Family, find_service},
     flow, forward, maps,
     parse::{Packet, Parsed, parse},
+    too_big,
     trace::Trace,
 };
 
@@ -79,8 +80,16 @@ fn serve<F: Family>(ctx: &mut Context, packet: &Parsed<F>, trace: &impl Trace) -
         e.head = head.to_bits();
     });
 
+    let template = backend.template(head);
+    // Zero: no limit is known.
+    if packet.ip_len > template.max_len
+        && template.max_len != 0
+        && let Some(verdict) = too_long(ctx, packet, template.max_len, service.slot, trace)
+    {
+        return verdict;
+    }
     let entropy = hash::entropy_bits(hash);
-    match forward::forward(ctx, packet, backend.template(head), entropy) {
+    match forward::forward(ctx, packet, template, entropy) {
         Ok(forward::Sent::Back) => {
             trace.sent(
                 slot,
@@ -106,4 +115,31 @@ fn serve<F: Family>(ctx: &mut Context, packet: &Parsed<F>, trace: &impl Trace) -
             xdp_action::XDP_DROP
         }
     }
+}
+
+/// What becomes of a packet that is too long for the way to its backend; nothing if it is sent all
+/// the same.
+#[inline(always)]
+fn too_long<F: Family, T: Trace>(
+    ctx: &mut Context,
+    packet: &Parsed<F>,
+    max_len: u16,
+    service: u32,
+    trace: &T,
+) -> Option<u32> {
+    // Nobody is told about an error (RFC 1122 §3.2.2, RFC 4443 §2.4).
+    let told = if packet.icmp_error {
+        too_big::UNTOLD
+    } else {
+        let counts = u32::from(T::WRITES_FLOWS);
+        F::too_big(ctx.raw(), packet.l3 as u32, max_len.into(), counts)
+    };
+    let (reason, verdict) = match told {
+        too_big::TOLD => (Reason::TooBig, xdp_action::XDP_TX),
+        too_big::OVER_RATE => (Reason::DropTooBigRate, xdp_action::XDP_DROP),
+        too_big::UNCUT => return None,
+        _ => (Reason::DropTooLong, xdp_action::XDP_DROP),
+    };
+    trace.dropped(service, reason);
+    Some(verdict)
 }

@@ -32,7 +32,21 @@ pub enum TemplateError {
     /// A VM in an overlay has no Ethernet address.
     #[error("no Ethernet address of the VM in the overlay: set overlay.mac")]
     NoInnerMac,
+    /// No packet fits.
+    #[error(
+        "the way to it has an MTU of {mtu} bytes, of which outer headers take {overhead}: allowed is an MTU of {} or more",
+        LEAST + overhead
+    )]
+    TooNarrow {
+        /// The MTU.
+        mtu: u32,
+        /// What is put in front of a packet.
+        overhead: u32,
+    },
 }
+
+/// What every IPv4 link carries (RFC 791 §3.2).
+const LEAST: u32 = 68;
 
 /// Returns the template that brings packets for a service of `vip`'s family to `backend`.
 pub fn build(
@@ -81,7 +95,20 @@ pub fn build(
             Outer { part, ..outer }
         }
     };
-    Ok(template.behind_ethernet(hop))
+    Ok(Template {
+        max_len: max_len(hop.mtu, overhead(backend))?,
+        ..template.behind_ethernet(hop)
+    })
+}
+
+/// Returns the longest packet that fits a way with this MTU behind so many bytes of headers.
+fn max_len(mtu: u32, overhead: u32) -> Result<u16, TemplateError> {
+    let left = mtu.saturating_sub(overhead);
+    if left < LEAST {
+        return Err(TemplateError::TooNarrow { mtu, overhead });
+    }
+    // No packet is longer.
+    Ok(u16::try_from(left).unwrap_or(u16::MAX))
 }
 
 /// How many bytes a packet to `backend` grows by on the IP layer.

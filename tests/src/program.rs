@@ -166,8 +166,10 @@ impl Program {
         let kernel = &mut self.kernel;
         for (vip, _) in kernel.services().expect("the services") {
             kernel.remove_service(&vip).expect("a service");
-            let (index, _) = vip_filter_entry(&vip);
-            kernel.set_vip_filter(index, 0).expect("the filter");
+            for (index, _) in vip_filter_entries(&vip) {
+                kernel.set_vip_filter(index, 0).expect("the filter");
+            }
+            kernel.remove_address(vip.address).expect("an address");
         }
         let mut flows = Vec::new();
         let mut visit = |table, key, _| flows.push((table, key));

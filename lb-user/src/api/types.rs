@@ -35,6 +35,9 @@ pub struct IcmpView {
     pub echo: bool,
     /// At most so many of them a second, by each CPU.
     pub echo_rate: u32,
+    /// At most so many senders a second are told, by each CPU, that their packets are too long for
+    /// the way to a backend.
+    pub too_big_rate: u32,
 }
 
 /// An interface.

@@ -71,11 +71,13 @@ pub fn status(status: &Status) -> String {
 }
 
 fn icmp(icmp: &IcmpView) -> String {
-    if icmp.echo {
-        format!("icmp: echo answered, {} a second and CPU", icmp.echo_rate)
+    let echo = if icmp.echo {
+        format!("echo answered, {} a second and CPU", icmp.echo_rate)
     } else {
-        "icmp: echo passes to the host".to_owned()
-    }
+        "echo passes to the host".to_owned()
+    };
+    let rate = icmp.too_big_rate;
+    format!("icmp: {echo}; senders of too long packets told, {rate} a second and CPU")
 }
 
 /// The services, one a line.

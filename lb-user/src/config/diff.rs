@@ -70,8 +70,9 @@ fn icmp(old: &Icmp, new: &Icmp, lines: &mut Vec<String>) {
         }
     };
     field("echo", old.echo.to_string(), new.echo.to_string());
-    let rates = (old.echo_rate, new.echo_rate);
-    field("echo_rate", rates.0.to_string(), rates.1.to_string());
+    let mut rate = |name: &str, old: u32, new: u32| field(name, old.to_string(), new.to_string());
+    rate("echo_rate", old.echo_rate, new.echo_rate);
+    rate("too_big_rate", old.too_big_rate, new.too_big_rate);
 }
 
 fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {

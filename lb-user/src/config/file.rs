@@ -57,6 +57,7 @@ struct EncapTable {
 struct IcmpTable {
     echo: Option<bool>,
     echo_rate: Option<i64>,
+    too_big_rate: Option<i64>,
 }
 
 /// Collects problems by the place in the text.
@@ -258,14 +259,18 @@ fn encap(table: &EncapTable) -> Result<EncapSource, Vec<SpecError>> {
 fn icmp(table: &IcmpTable) -> Result<Icmp, Vec<SpecError>> {
     let mut check = Checker::new("icmp");
     let default = Icmp::default();
-    let echo_rate = match table.echo_rate {
-        Some(rate) => check.number("echo_rate", rate, 1..=1_000_000),
-        None => Some(default.echo_rate),
+    let mut rate = |field: &str, value: Option<i64>, default: u32, low: u32| {
+        check.number(field, value.unwrap_or(default.into()), low..=1_000_000)
     };
-    let icmp = echo_rate.map(|echo_rate| Icmp {
-        echo: table.echo.unwrap_or(default.echo),
-        echo_rate,
-    });
+    let echo_rate = rate("echo_rate", table.echo_rate, default.echo_rate, 1);
+    let too_big_rate = rate("too_big_rate", table.too_big_rate, default.too_big_rate, 0);
+    let icmp = echo_rate
+        .zip(too_big_rate)
+        .map(|(echo_rate, too_big_rate)| Icmp {
+            echo: table.echo.unwrap_or(default.echo),
+            echo_rate,
+            too_big_rate,
+        });
     check.finish(icmp)
 }
 

@@ -72,6 +72,7 @@ source_v4 = \"198.18.4.0/33\"
 source_v6 = \"198.18.4.0\"
 [icmp]
 echo_rate = 1000001
+too_big_rate = -1
 [[interface]]
 name = \"ens3\"
 mode = \"fast\"
@@ -93,8 +94,9 @@ protocol = \"tcp\"
         "weir.toml:4: encap, source_v4: \"198.18.4.0/33\" has the prefix length 33: allowed is 8 to 32",
         "weir.toml:4: encap, source_v6: \"198.18.4.0\" is of the other family: allowed is IPv6",
         "weir.toml:7: icmp, echo_rate: 1000001 is out of range: allowed is 1 to 1000000",
-        "weir.toml:9: interface \"ens3\", mode: \"fast\" is not known: allowed is native, generic, auto",
-        "weir.toml:17: service \"shop\", address: 198.18.0.10:80/tcp is served by service \"web\" already",
+        "weir.toml:7: icmp, too_big_rate: -1 is out of range: allowed is 0 to 1000000",
+        "weir.toml:10: interface \"ens3\", mode: \"fast\" is not known: allowed is native, generic, auto",
+        "weir.toml:18: service \"shop\", address: 198.18.0.10:80/tcp is served by service \"web\" already",
     ];
     assert_eq!(problems, expected);
 }
@@ -153,12 +155,14 @@ fn a_difference_names_what_was_and_what_will_be() {
         .replace("mode = \"auto\"", "mode = \"native\"")
         .replace("\"15m\"", "\"90s\"")
         .replace("echo = true", "echo = false")
-        .replace("echo_rate = 1000", "echo_rate = 1");
+        .replace("echo_rate = 1000", "echo_rate = 1")
+        .replace("too_big_rate = 1000", "too_big_rate = 0");
     let new = Config::parse(&text, "new").unwrap().desired;
     let lines: Vec<String> = diff(&old, &new).iter().map(Difference::to_string).collect();
     let expected = [
         "icmp, echo: true -> false",
         "icmp, echo_rate: 1000 -> 1",
+        "icmp, too_big_rate: 1000 -> 0",
         "interface \"ens3\": mode auto -> native",
         "service \"dns\", backend \"ns1\" removed",
         "service \"dns\", backend \"ns2\" 198.18.1.3 added, weight 100",

@@ -208,14 +208,27 @@ impl Daemon {
         }
     }
 
-    /// Packets that grow over the MTU of the way to a backend are lost without a word.
+    /// Clients are told which packets are too long for the way to a backend, and send them once more:
+    /// better none is. And who serves IPv6 can't tell them of less than every IPv6 link carries.
     fn check_mtu(&self, id: &BackendId, hop: &crate::model::NextHop) {
-        let overhead = self.engine.backend(id).map_or(0, crate::template::overhead);
-        if overhead > 0 && hop.mtu < 1500 + overhead {
+        let Some(backend) = self.engine.backend(id) else {
+            return;
+        };
+        let overhead = crate::template::overhead(backend);
+        let (service, backend, mtu) = (&id.service, &id.backend, hop.mtu);
+        let declared = self.engine.desired().services.get(service);
+        if declared.is_some_and(|declared| declared.vip.address.is_ipv6()) && mtu < 1280 + overhead
+        {
             warn!(
-                service = %id.service, backend = %id.backend, mtu = hop.mtu, overhead,
-                "full-sized packets of clients do not fit: raise the MTU of the way to the backend to {}, or lower the MSS that it announces to {}",
-                1500 + overhead, hop.mtu.saturating_sub(overhead + 40),
+                %service, %backend, mtu, overhead,
+                "IPv6 packets up to 1280 bytes must fit, and longer ones than {} don't: they are dropped; raise the MTU of the way to the backend to {} or more",
+                mtu.saturating_sub(overhead), 1280 + overhead,
+            );
+        } else if overhead > 0 && mtu < 1500 + overhead {
+            warn!(
+                %service, %backend, mtu, overhead,
+                "full-sized packets of clients do not fit, and clients are told so (path MTU discovery): to spare them that, raise the MTU of the way to the backend to {}, or lower the MSS that it announces to {}",
+                1500 + overhead, mtu.saturating_sub(overhead + 40),
             );
         }
     }

@@ -65,6 +65,7 @@ fn icmp_view(icmp: &Icmp) -> IcmpView {
     IcmpView {
         echo: icmp.echo,
         echo_rate: icmp.echo_rate,
+        too_big_rate: icmp.too_big_rate,
     }
 }
 

@@ -14,6 +14,7 @@ fn wanted(desired: &Desired) -> Settings {
         echo: u32::from(icmp.echo),
         _pad: 0,
         echo_rate: Rate::per_second(icmp.echo_rate),
+        too_big_rate: Rate::per_second(icmp.too_big_rate),
     }
 }
 

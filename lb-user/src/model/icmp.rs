@@ -5,6 +5,9 @@ pub struct Icmp {
     pub echo: bool,
     /// At most so many of them a second, by each CPU: 1 ..= 1,000,000. The others are dropped.
     pub echo_rate: u32,
+    /// At most so many senders a second are told, by each CPU, that their packets are too long for the
+    /// way to a backend: 0 ..= 1,000,000. The packets are dropped in any case.
+    pub too_big_rate: u32,
 }
 
 impl Default for Icmp {
@@ -12,6 +15,7 @@ impl Default for Icmp {
         Self {
             echo: true,
             echo_rate: 1000,
+            too_big_rate: 1000,
         }
     }
 }

@@ -202,3 +202,45 @@ fn geneve_has_its_options_and_says_whether_one_is_critical() {
         );
     }
 }
+
+#[test]
+fn the_longest_packet_is_what_the_ways_mtu_leaves() {
+    let gue = Forward::Gue(NonZeroU16::new(6080).unwrap());
+    let source = EncapSource {
+        v4: Some(("198.19.5.77".parse().unwrap(), 32)),
+        v6: Some(("2001:db8:5::77".parse().unwrap(), 128)),
+    };
+    let built = |to: &str, forward, mtu| {
+        let hop = NextHop {
+            mtu,
+            ..hop("198.18.1.9")
+        };
+        build(v4(), &backend(to, forward), &hop, &source)
+    };
+    for (to, forward, overhead) in [
+        ("198.18.1.1", Forward::L2, 0),
+        ("198.18.1.1", Forward::Ipip, 20),
+        ("2001:db8::1", Forward::Ipip, 40),
+        ("198.18.1.1", gue, 28),
+        ("2001:db8::1", gue, 48),
+    ] {
+        for mtu in [1280, 1500, 9000] {
+            let max_len = built(to, forward, mtu).unwrap().max_len;
+            assert_eq!(u32::from(max_len), mtu - overhead);
+        }
+        assert_eq!(
+            built(to, forward, 65_536).unwrap().max_len,
+            u16::MAX - (overhead as u16).saturating_sub(1)
+        );
+        assert_eq!(built(to, forward, 1 << 20).unwrap().max_len, u16::MAX);
+        assert_eq!(built(to, forward, 68 + overhead).unwrap().max_len, 68);
+        for mtu in [0, 20, 67 + overhead] {
+            let error = built(to, forward, mtu).unwrap_err().to_string();
+            let expected = format!(
+                "an MTU of {mtu} bytes, of which outer headers take {overhead}: allowed is an MTU of {} or more",
+                68 + overhead
+            );
+            assert!(error.ends_with(&expected), "{error}");
+        }
+    }
+}
