@@ -130,7 +130,11 @@ impl Installed {
                         v6: backend.source_prefix.map(|prefix| (SOURCE6, prefix)),
                     },
                 };
-                program::template(backend.slot, backend.address, vip, &how)
+                Template {
+                    // The model knows no ways that are too narrow.
+                    max_len: 0,
+                    ..program::template(backend.slot, backend.address, vip, &how)
+                }
             }
         };
         // The side that is not in force leads elsewhere.
