@@ -176,8 +176,10 @@ impl TemplateKind {
     }
 }
 
-/// The longest Ethernet header that a template has: one VLAN tag.
-pub const ETH_MAX: usize = 18;
+/// The longest Ethernet header that a template has: two VLAN tags.
+pub const ETH_MAX: usize = 22;
+/// How much of it stands where every packet reads: one VLAN tag.
+const ETH_FRONT: usize = 18;
 /// The longest outer header that a template has.
 pub const OUTER_MAX: usize = 48;
 /// The longest overlay part that a template has, in bytes. Ethernet, IPv4, UDP, VXLAN and the inner
@@ -192,7 +194,7 @@ pub const OVERLAY_MAX: usize = 64;
 pub struct Template {
     /// A [`TemplateKind`].
     pub kind: u8,
-    /// Length of the Ethernet header: 14, or 18 with a VLAN tag.
+    /// Length of the Ethernet header: 14, 18 with a VLAN tag, or 22 with two.
     pub eth_len: u8,
     /// The longest IP packet that fits the way to the backend, without what is put in front of it, in
     /// bytes, host order; 0 if no limit is known.
@@ -206,16 +208,17 @@ pub struct Template {
     /// The bits of the outer source address' low 32 bits that a flow's hash fills in, in memory
     /// order; 0 for a fixed source address.
     pub entropy_mask: u32,
-    /// The Ethernet header, `eth_len` bytes.
-    pub eth: [u8; ETH_MAX],
+    /// The first bytes of the Ethernet header, `eth_len` or 18: see [`Self::ethernet`].
+    pub eth: [u8; ETH_FRONT],
     /// Length of the overlay part in bytes: 22 to [`OVERLAY_MAX`], or 0 if the template has none.
     pub overlay_len: u8,
     /// Not used, zero: puts `outer` on a multiple of four bytes.
     pub _pad2: u8,
     /// The outer headers, `kind.outer_len()` bytes. Lengths, checksums and entropy bits are zero.
     pub outer: [u8; OUTER_MAX],
-    /// Not used, zero: puts `overlay` on a multiple of eight bytes.
-    pub _pad3: [u8; 4],
+    /// The last four bytes of an Ethernet header with two VLAN tags. They are so far back that all
+    /// other templates stay in the cache lines that they have.
+    pub eth_tail: [u8; 4],
     /// What stands between the outer headers and the packet: the overlay's header, its options and
     /// an Ethernet header. It fills the last `overlay_len` bytes; those before are zero.
     pub overlay: [u8; OVERLAY_MAX],
@@ -232,14 +235,34 @@ impl Template {
         ifindex: 0,
         csum: 0,
         entropy_mask: 0,
-        eth: [0; ETH_MAX],
+        eth: [0; ETH_FRONT],
         overlay_len: 0,
         _pad2: 0,
         outer: [0; OUTER_MAX],
-        _pad3: [0; 4],
+        eth_tail: [0; 4],
         overlay: [0; OVERLAY_MAX],
         _spare: [0; 32],
     };
+
+    /// Returns the template with an Ethernet header of so many bytes: 14, 18 or 22.
+    #[must_use]
+    pub fn with_ethernet(mut self, header: [u8; ETH_MAX], len: u8) -> Self {
+        let (front, tail) = header.split_at(ETH_FRONT);
+        self.eth.copy_from_slice(front);
+        self.eth_tail.copy_from_slice(tail);
+        self.eth_len = len;
+        self
+    }
+
+    /// Returns the Ethernet header: its first `eth_len` bytes, and zeros.
+    #[must_use]
+    pub fn ethernet(&self) -> [u8; ETH_MAX] {
+        let mut header = [0; ETH_MAX];
+        let (front, tail) = header.split_at_mut(ETH_FRONT);
+        front.copy_from_slice(&self.eth);
+        tail.copy_from_slice(&self.eth_tail);
+        header
+    }
 
     /// Returns how the template's bytes go onto a packet.
     #[inline(always)]

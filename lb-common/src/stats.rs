@@ -38,7 +38,7 @@ pub enum Reason {
     Sent = 0,
     /// Redirected to another interface.
     Redirected = 1,
-    /// Passed: not IPv4 nor IPv6 (ARP and the like), or with more than one VLAN tag.
+    /// Passed: not IPv4 nor IPv6 (ARP and the like), or with more than two VLAN tags.
     PassNotIp = 2,
     /// Passed: the headers are cut off or contradict themselves.
     PassMalformed = 3,

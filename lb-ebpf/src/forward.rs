@@ -1,5 +1,7 @@
 //! Puts a template in front of a packet and fills in what depends on the packet.
 
+use core::hint;
+
 use lb_common::{
     backend::{OVERLAY_MAX, Template, TemplateKind},
     outer,
@@ -110,16 +112,13 @@ fn overlay<'a, const OUTER: usize>(
 ) -> Result<Bytes<'a, OUTER>, Reason> {
     let eth_len = eth_len(template);
     let l3_after = eth_len + OUTER + usize::from(template.overlay_len);
-    // Never: see `OVERLAY_MAX`.
-    let start = l3_after
-        .checked_sub(OVERLAY_MAX)
-        .ok_or(Reason::DropUnreachable)?;
     ctx.move_head(l3 as i32 - l3_after as i32)
         .map_err(|_| Reason::DropNoRoom)?;
     let frame = ctx.frame();
-    // Else the compiler checks where the part ends and counts back from there, which the verifier
-    // refuses.
-    let start = core::hint::black_box(start);
+    // Never negative: see `OVERLAY_MAX`. The mask shows it to the verifier. The compiler must know
+    // nothing of it: it would check where the part ends and count back from there, or leave out the
+    // checks of what is before it, and the verifier can follow neither.
+    let start = hint::black_box(l3_after.wrapping_sub(OVERLAY_MAX) & 0x1ff);
     let part = frame.at::<OVERLAY_MAX>(start).ok_or(Reason::DropNoRoom)?;
     part.set64::<0>(word64::<0, _>(&template.overlay));
     part.set64::<8>(word64::<8, _>(&template.overlay));
@@ -135,7 +134,13 @@ fn overlay<'a, const OUTER: usize>(
 /// Returns the length of the template's Ethernet header, as the verifier can see it.
 #[inline(always)]
 fn eth_len(template: &Template) -> usize {
-    if template.eth_len == 18 { 18 } else { 14 }
+    if template.eth_len < 18 {
+        14
+    } else if template.eth_len == 18 {
+        18
+    } else {
+        22
+    }
 }
 
 /// Writes the Ethernet header, and returns the room behind it.
@@ -150,9 +155,13 @@ fn headers<'a, const OUTER: usize>(
     header.set64::<0>(word64::<0, _>(&template.eth));
     header.set32::<8>(word32::<8, _>(&template.eth));
     header.set16::<12>(word16::<12, _>(&template.eth));
-    if eth_len == 18 {
+    if eth_len > 14 {
         let tag = frame.at::<4>(14).ok_or(Reason::DropNoRoom)?;
         tag.set32::<0>(word32::<14, _>(&template.eth));
+    }
+    if eth_len > 18 {
+        let tag = frame.at::<4>(18).ok_or(Reason::DropNoRoom)?;
+        tag.set32::<0>(word32::<0, _>(&template.eth_tail));
     }
     frame.at::<OUTER>(eth_len).ok_or(Reason::DropNoRoom)
 }

@@ -17,7 +17,6 @@ use overlay::Part;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
 /// Time to live and hop limit of outer headers (the kernel's own default for tunnels).
 const HOP_LIMIT: u8 = 64;
 
@@ -196,31 +195,25 @@ impl Outer {
         let mut eth = [0; ETH_MAX];
         put(&mut eth, 0, &hop.destination_mac.0);
         put(&mut eth, 6, &hop.source_mac.0);
-        let eth_len = match hop.vlan {
-            None => {
-                put(&mut eth, 12, &self.ethertype.to_be_bytes());
-                14
-            }
-            Some(tag) => {
-                put(&mut eth, 12, &ETHERTYPE_VLAN.to_be_bytes());
-                put(&mut eth, 14, &tag.to_be_bytes());
-                put(&mut eth, 16, &self.ethertype.to_be_bytes());
-                18
-            }
-        };
-        Template {
+        let tags = hop.vlan.map(|vlan| [Some(vlan.outermost), vlan.inner]);
+        let mut at = 12;
+        for tag in tags.into_iter().flatten().flatten() {
+            put(&mut eth, at, &tag.to_bytes());
+            at += 4;
+        }
+        put(&mut eth, at, &self.ethertype.to_be_bytes());
+        let template = Template {
             kind: self.kind as u8,
-            eth_len,
             ifindex: hop.ifindex,
             // The sum of at most 76 sixteen-bit words.
             csum: self.csum as u32,
             entropy_mask: self.entropy_mask,
-            eth,
             overlay_len: self.part.len(),
             outer: self.bytes,
             overlay: self.part.bytes(),
             ..Template::UNREACHABLE
-        }
+        };
+        template.with_ethernet(eth, at as u8 + 2)
     }
 }
 

@@ -209,6 +209,16 @@ impl Packet {
         bytes
     }
 
+    /// Returns the frame behind two VLAN tags, the outermost first: each its kind and its control
+    /// word.
+    #[must_use]
+    pub fn double_tagged(&self, tags: [(u16, u16); 2]) -> Vec<u8> {
+        let mut frame = self.frame(None);
+        let tags = tags.map(|(kind, control)| [kind.to_be_bytes(), control.to_be_bytes()]);
+        drop(frame.splice(12..12, tags.concat().concat()));
+        frame
+    }
+
     /// Returns the frame as a client's router sends it.
     #[must_use]
     pub fn frame(&self, vlan: Option<u16>) -> Vec<u8> {

@@ -14,7 +14,8 @@ use lb_user::dataplane::{
     Dataplane as _, Explained, FlowKey, Kernel, Pins, Settings, load, vip_filter_entries,
 };
 use lb_user::model::{
-    Backend, EncapSource, Forward, L4Protocol, Limits, Mac, NextHop, ServicePort, Vip, Weight,
+    Backend, EncapSource, Forward, L4Protocol, Limits, Mac, NextHop, ServicePort, TagProtocol, Vip,
+    Vlan, VlanTag, Weight,
 };
 
 use crate::netns;
@@ -304,7 +305,7 @@ pub fn template(number: u32, address: IpAddr, vip: IpAddr, how: &How) -> Templat
     };
     let hop = NextHop {
         ifindex: how.ifindex,
-        vlan: how.vlan,
+        vlan: how.vlan(),
         source_mac: Mac(OWN),
         destination_mac: Mac(mac(number)),
         source_address: Some(if how.outer_v4 {
@@ -326,6 +327,8 @@ pub struct How {
     pub outer_v4: bool,
     /// The VLAN to tag frames with.
     pub vlan: Option<u16>,
+    /// A provider's VLAN around that, with priority 3.
+    pub around: Option<u16>,
     /// The interface to send from.
     pub ifindex: u32,
     /// The source addresses of outer headers.
@@ -333,6 +336,16 @@ pub struct How {
 }
 
 impl How {
+    fn vlan(&self) -> Option<Vlan> {
+        let vlan = self.vlan.map(Vlan::customer);
+        let around = self.around.map(|id| VlanTag {
+            protocol: TagProtocol::Service,
+            id,
+            priority: 3,
+        });
+        around.map_or(vlan, |tag| Vlan::push(vlan, tag))
+    }
+
     /// Returns a way out of the interface that test runs come in by.
     #[must_use]
     pub const fn new(forward: Forward, outer_v4: bool) -> Self {
@@ -340,6 +353,7 @@ impl How {
             forward,
             outer_v4,
             vlan: None,
+            around: None,
             ifindex: 1,
             source: EncapSource { v4: None, v6: None },
         }

@@ -97,6 +97,7 @@ fn entropy(frame: &[u8], how: &How) -> Entropy {
         Forward::L2 => Entropy::default(),
         Forward::Ipip | Forward::Gue(_) | Forward::Overlay(_) => {
             let udp = how.forward != Forward::Ipip;
+            let frame = &frame[if how.around.is_some() { 4 } else { 0 }..];
             Entropy::of(frame, how.vlan.is_some(), how.outer_v4, udp)
         }
     }
@@ -153,7 +154,8 @@ fn overlays() -> Vec<Forward> {
 /// The outer source address: this host's, or, of the prefix that it is told, the address in the
 /// frame that left.
 fn source(frame: &[u8], how: &How) -> Address {
-    let l3 = if how.vlan.is_some() { 18 } else { 14 };
+    let tags = usize::from(how.vlan.is_some()) + usize::from(how.around.is_some());
+    let l3 = 14 + 4 * tags;
     if how.outer_v4 {
         let Some((prefix, len)) = how.source.v4 else {
             return Address::V4(SOURCE4);
@@ -188,6 +190,10 @@ fn expected(packet: &Packet, how: &How, sent: &[u8]) -> Vec<u8> {
         ),
     };
     let mut frame = ethernet(OWN, mac(1), how.vlan, &ip);
+    if let Some(around) = how.around {
+        let [high, low] = (0x6000 | around).to_be_bytes();
+        drop(frame.splice(12..12, [0x88, 0xa8, high, low]));
+    }
     // No checksum where it would take reading the payload (RFC 6935): with extension headers
     // before the transport's, or without a checksum in there.
     let reading = packet.l4 == L4::BareUdp || !packet.extensions.is_empty();
@@ -198,14 +204,28 @@ fn expected(packet: &Packet, how: &How, sent: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Sends one packet, after a VLAN tag or not, with bytes behind it that are not the packet's (as
+/// VLAN tags that a frame comes in with.
+#[derive(Clone, Copy, Debug)]
+enum Tags {
+    None,
+    One,
+    /// With these kinds.
+    Two(u16, u16),
+}
+
+/// Sends one packet, after VLAN tags or not, with bytes behind it that are not the packet's (as
 /// short frames are padded): the whole frame, and every counter.
 #[track_caller]
-fn check(program: &mut Program, packet: &Packet, how: &How, vlan: Option<u16>, padding: &[u8]) {
-    let frame = [&packet.frame(vlan), padding].concat();
+fn check(program: &mut Program, packet: &Packet, how: &How, tags: Tags, padding: &[u8]) {
+    let frame = match tags {
+        Tags::None => packet.frame(None),
+        Tags::One => packet.frame(Some(7)),
+        Tags::Two(outer, inner) => packet.double_tagged([(outer, 0x6123), (inner, 7)]),
+    };
+    let frame = [&frame, padding].concat();
     let before = program.traces();
     let (verdict, sent) = program.run(&frame);
-    let context = || format!("{packet:?} {how:?} {vlan:?} {} more", padding.len());
+    let context = || format!("{packet:?} {how:?} {tags:?} {} more", padding.len());
     assert_eq!(verdict, XDP_TX, "{}", context());
     let expected = [expected(packet, how, &sent).as_slice(), padding].concat();
     assert_eq!(sent, expected, "{}", context());
@@ -256,11 +276,19 @@ fn ways(v4: bool) -> Vec<How> {
             });
         }
     }
-    let tagged = ways.clone().into_iter().map(|how| How {
-        vlan: Some(0x123),
-        ..how
-    });
-    ways.extend(tagged);
+    let untagged = ways.clone().into_iter();
+    ways.extend(untagged.flat_map(|how| {
+        let vlan = Some(0x123);
+        let around = Some(0xabc);
+        [
+            How { vlan, ..how },
+            How {
+                vlan,
+                around,
+                ..how
+            },
+        ]
+    }));
     ways
 }
 
@@ -274,16 +302,42 @@ fn every_kind_of_packet_leaves_by_every_template_as_etherparse_builds_it() {
             services(&mut program, &packets[0], Row::settled(slot(1)));
             program.backend(1, vip(&packets[0]), &how);
             for packet in &packets {
-                for vlan in [None, Some(7)] {
-                    check(&mut program, packet, &how, vlan, &[]);
-                    // Not zero: in no checksum, and in no length.
-                    check(&mut program, packet, &how, vlan, &[0xee; 7]);
-                    compared += 2;
+                let q_in_q = Tags::Two(0x88a8, 0x8100);
+                // Not zero: in no checksum, and in no length.
+                for (tags, padding) in [
+                    (Tags::None, [].as_slice()),
+                    (Tags::None, &[0xee; 7]),
+                    (Tags::One, &[0xee; 7]),
+                    (q_in_q, &[0xee; 7]),
+                ] {
+                    check(&mut program, packet, &how, tags, padding);
+                    compared += 1;
                 }
             }
         }
     }
-    assert_eq!(compared, (90 + 150) * 42 * 4);
+    assert_eq!(compared, (90 + 150) * 63 * 4);
+}
+
+#[test]
+fn two_tags_of_either_kind_come_in_by_either_template() {
+    for v4 in [true, false] {
+        let packet = if v4 {
+            Packet::v4(L4::Syn, 1)
+        } else {
+            Packet::v6(L4::Syn, 1)
+        };
+        for how in [How::new(Forward::L2, v4), How::new(GUE, true)] {
+            let mut program = Program::default();
+            services(&mut program, &packet, Row::settled(slot(1)));
+            program.backend(1, vip(&packet), &how);
+            for outer in [0x8100, 0x88a8] {
+                for inner in [0x8100, 0x88a8] {
+                    check(&mut program, &packet, &how, Tags::Two(outer, inner), &[]);
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -403,7 +457,7 @@ fn a_frame_without_room_in_front_is_dropped_and_counted() {
         let before = program.traces();
         let (verdict, after) = driver.once(&tight).unwrap();
         if how.forward == Forward::L2 {
-            assert_eq!(verdict, XDP_TX, "{how:?} needs no room, or four bytes");
+            assert_eq!(verdict, XDP_TX, "{how:?} needs no room, or eight bytes");
             continue;
         }
         assert_eq!((verdict, after.len()), (XDP_DROP, frame.len()), "{how:?}");

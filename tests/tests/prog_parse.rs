@@ -46,7 +46,7 @@ fn changed(packet: &Packet, change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 fn what_is_not_ours_passes_under_its_reason() {
     let mut program = program();
     let (v4, v6) = (Packet::v4(L4::Syn, 1), Packet::v6(L4::Syn, 1));
-    let cases: [(Vec<u8>, &str); 25] = [
+    let cases: [(Vec<u8>, &str); 27] = [
         (
             changed(&v4, |f| f[12..14].copy_from_slice(&[8, 6])),
             "pass_not_ip",
@@ -55,10 +55,21 @@ fn what_is_not_ours_passes_under_its_reason() {
             changed(&v4, |f| f[12..14].copy_from_slice(&[0x88, 0xcc])),
             "pass_not_ip",
         ),
-        // Two tags.
+        // Three tags, a kind of tag that nobody standardised, ARP behind two.
         (
             changed(&v4, |f| {
-                drop(f.splice(12..12, [0x81, 0, 0, 1, 0x81, 0, 0, 7]))
+                drop(f.splice(12..12, [0x88, 0xa8, 0, 1, 0x81, 0, 0, 7, 0x81, 0, 0, 8]))
+            }),
+            "pass_not_ip",
+        ),
+        (
+            changed(&v4, |f| drop(f.splice(12..12, [0x91, 0, 0, 1]))),
+            "pass_not_ip",
+        ),
+        (
+            changed(&v4, |f| {
+                f[12..14].copy_from_slice(&[8, 6]);
+                drop(f.splice(12..12, [0x88, 0xa8, 0, 1, 0x81, 0, 0, 7]));
             }),
             "pass_not_ip",
         ),
@@ -110,6 +121,12 @@ fn what_is_not_ours_passes_under_its_reason() {
         // The address as a source is not the address as a destination.
         (changed(&v4, |f| f.copy_within(30..34, 26)), ""),
     ];
+    // Two tags, and the end.
+    let cut = changed(&v4, |f| {
+        f.truncate(12);
+        f.extend([0x88, 0xa8, 0, 1, 0x81, 0, 0, 7]);
+    });
+    passes(&mut program, &cut, "pass_malformed");
     for (frame, reason) in &cases {
         let mut tagged = frame.clone();
         drop(tagged.splice(12..12, [0x81, 0, 0, 5]));

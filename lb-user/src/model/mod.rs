@@ -15,6 +15,7 @@ mod name;
 mod observed;
 mod overlay;
 mod service;
+mod vlan;
 
 pub use backend::{Backend, Forward, Mac, Weight};
 pub use desired::{AttachMode, Desired, EncapSource, Interface, Limits};
@@ -24,3 +25,4 @@ pub use name::{Name, NameError};
 pub use observed::{BackendId, NextHop, Observed, Seen};
 pub use overlay::{GeneveOptions, GeneveOptionsError, Overlay, OverlayHeader, Vni};
 pub use service::{L4Protocol, Service, ServicePort, Vip};
+pub use vlan::{TagProtocol, Vlan, VlanTag};

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::{HealthState, Mac, Name};
+use super::{HealthState, Mac, Name, Vlan};
 
 /// Names one backend of one service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,8 +27,8 @@ pub struct Seen<T> {
 pub struct NextHop {
     /// The interface that an attached program sends from: for a VLAN interface, the one below it.
     pub ifindex: u32,
-    /// The VLAN to tag frames with, 1 ..= 4094.
-    pub vlan: Option<u16>,
+    /// The VLAN tags of frames.
+    pub vlan: Option<Vlan>,
     /// The interface's own Ethernet address.
     pub source_mac: Mac,
     /// The next hop's Ethernet address.

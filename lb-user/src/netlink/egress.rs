@@ -1,14 +1,14 @@
 use super::resolve::Unresolved;
 use super::tables::{LinkKind, Tables};
-use crate::model::Mac;
+use crate::model::{Mac, TagProtocol, Vlan, VlanTag};
 
 /// Where a frame leaves the host, and what it has to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Egress {
     /// The interface that sends it.
     pub ifindex: u32,
-    /// Its VLAN tag.
-    pub vlan: Option<u16>,
+    /// Its VLAN tags.
+    pub vlan: Option<Vlan>,
     /// The smallest MTU on its way through the host.
     pub mtu: u32,
 }
@@ -47,24 +47,35 @@ impl Egress {
             match link.kind {
                 LinkKind::Plain => return Ok(at),
                 LinkKind::Unsupported(reason) => return Err(unsupported(reason)),
-                LinkKind::Vlan { .. } if at.vlan.is_some() => {
-                    return Err(unsupported("a VLAN in a VLAN, and frames get one tag"));
-                }
-                LinkKind::Vlan { parent, id } => {
+                LinkKind::Vlan { parent, tag } => {
+                    let tags = Vlan::push(at.vlan, tag);
+                    at.vlan = Some(tags.ok_or_else(|| unsupported(THREE_TAGS))?);
                     at.ifindex = parent;
-                    at.vlan = Some(id);
                 }
                 LinkKind::Bridge { filters } => {
-                    // A bridge that doesn't filter takes a tag for a part of the content.
-                    let own = || tables.untagged_vlan(at.ifindex).unwrap_or_default();
-                    let filtered = filters.then(|| at.vlan.unwrap_or_else(own));
+                    // A bridge that doesn't filter takes a tag for a part of the content, and one
+                    // that does those of another kind.
+                    let own = || VlanTag::customer(tables.untagged_vlan(at.ifindex).unwrap_or(0));
+                    let outermost = at.vlan.map(|vlan| vlan.outermost);
+                    let seen = outermost.filter(|tag| tag.protocol == TagProtocol::Customer);
+                    let tag = filters.then(|| seen.unwrap_or_else(own));
+                    let filtered = tag.map(|tag| tag.id);
                     let learned = || tables.ports.get(&(at.ifindex, filtered, mac)).copied();
                     at.ifindex = port.or_else(learned).ok_or_else(|| Unresolved::NoPort {
                         bridge: link.name.clone(),
                         mac,
                     })?;
-                    if let Some(vlan) = filtered {
-                        at.vlan = tag(tables, at.ifindex, vlan)?;
+                    if let Some(tag) = tag {
+                        let inside = match seen {
+                            Some(_) => at.vlan.and_then(Vlan::pop),
+                            None => at.vlan,
+                        };
+                        at.vlan = if leaves_tagged(tables, at.ifindex, tag.id)? {
+                            let tags = Vlan::push(inside, tag);
+                            Some(tags.ok_or_else(|| unsupported(THREE_TAGS))?)
+                        } else {
+                            inside
+                        };
                     }
                 }
             }
@@ -76,10 +87,12 @@ impl Egress {
     }
 }
 
-/// Returns the tag with which frames of a VLAN leave by a port of a bridge that filters VLANs.
-fn tag(tables: &Tables, port: u32, vlan: u16) -> Result<Option<u16>, Unresolved> {
+const THREE_TAGS: &str = "frames would have three VLAN tags";
+
+/// Returns whether frames of a VLAN leave by a port of a bridge that filters VLANs with their tag.
+fn leaves_tagged(tables: &Tables, port: u32, vlan: u16) -> Result<bool, Unresolved> {
     match tables.vlans.get(&(port, vlan)) {
-        Some(member) => Ok((!member.untagged).then_some(vlan)),
+        Some(member) => Ok(!member.untagged),
         None => Err(Unresolved::Unsupported {
             link: tables.name_of(port),
             reason: "the port is not in the VLAN in which its bridge would send the frame",

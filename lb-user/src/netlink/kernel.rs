@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol, VlanQosMapping,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -18,7 +18,7 @@ use rtnetlink::{Error, Handle};
 
 use super::resolve::Route;
 use super::tables::{Link, LinkKind, Neighbour, PortKey, Tables, VlanMember};
-use crate::model::Mac;
+use crate::model::{Mac, TagProtocol, VlanTag};
 
 /// Reads all links, neighbours and bridge ports.
 pub(super) async fn tables(handle: &Handle) -> Result<Tables, Error> {
@@ -194,11 +194,41 @@ fn vlan(data: &[InfoVlan], parent: u32, elsewhere: bool) -> Option<LinkKind> {
     })?;
     Some(if elsewhere {
         LinkKind::Unsupported("a VLAN of an interface in another network namespace")
-    } else if data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)) {
-        LinkKind::Unsupported("a VLAN with tags of 802.1ad, and frames get one of 802.1Q")
     } else {
-        LinkKind::Vlan { parent, id }
+        let service = data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+        let protocol = if service {
+            TagProtocol::Service
+        } else {
+            TagProtocol::Customer
+        };
+        let priority = priority(data);
+        let tag = VlanTag {
+            protocol,
+            id,
+            priority,
+        };
+        LinkKind::Vlan { parent, tag }
     })
+}
+
+/// Returns the priority that a VLAN gives to packets of the kernel's priority 0, which is what those
+/// have that nobody gave another.
+fn priority(data: &[InfoVlan]) -> u8 {
+    let mappings = data.iter().filter_map(|data| {
+        if let InfoVlan::EgressQos(mappings) = data {
+            Some(mappings)
+        } else {
+            None
+        }
+    });
+    let mut priorities = mappings.flatten().filter_map(|mapping| {
+        if let VlanQosMapping::Mapping(0, priority) = mapping {
+            Some((priority & 7) as u8)
+        } else {
+            None
+        }
+    });
+    priorities.next().unwrap_or(0)
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {

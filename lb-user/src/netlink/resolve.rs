@@ -104,7 +104,7 @@ pub enum Unresolved {
     },
     /// Interfaces lie on each other in a way that XDP can't stand in for.
     #[error(
-        "interface \"{link}\": {reason}: allowed is a NIC, a tap or a veth, one VLAN of it, a bridge, or one VLAN of a bridge"
+        "interface \"{link}\": {reason}: allowed is a NIC, a tap or a veth, a VLAN of it or a VLAN of that, a bridge, or a VLAN of a bridge"
     )]
     Unsupported {
         /// The interface's name.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::model::Mac;
+use crate::model::{Mac, VlanTag};
 
 /// What an interface is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,8 +12,8 @@ pub enum LinkKind {
     Vlan {
         /// The interface below.
         parent: u32,
-        /// The VLAN, 1 to 4094.
-        id: u16,
+        /// Its tag. The priority is that of packets which have none of their own to the kernel.
+        tag: VlanTag,
     },
     /// A bridge: frames go out of one of its ports.
     Bridge {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::model::{Mac, NextHop};
+use crate::model::{Mac, NextHop, TagProtocol, Vlan, VlanTag};
 
 const ROUTER: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const VM: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -32,7 +32,10 @@ fn tables() -> Tables {
         port
     };
     let bridge = |name, filters| link(name, LinkKind::Bridge { filters });
-    let vlan = |name, parent, id| link(name, LinkKind::Vlan { parent, id });
+    let vlan = |name, parent, id| {
+        let tag = VlanTag::customer(id);
+        link(name, LinkKind::Vlan { parent, tag })
+    };
     let member = |own, untagged| VlanMember { own, untagged };
     Tables {
         links: BTreeMap::from([
@@ -101,7 +104,7 @@ fn route(interface: u32, gateway: Option<&str>) -> Route {
 fn hop(ifindex: u32, vlan: Option<u16>, destination_mac: Mac) -> NextHop {
     NextHop {
         ifindex,
-        vlan,
+        vlan: vlan.map(Vlan::customer),
         source_mac: OWN,
         destination_mac,
         source_address: Some("198.18.1.9".parse().unwrap()),
@@ -132,6 +135,63 @@ fn a_neighbour_is_reached_directly_and_others_by_their_router() {
 fn a_vlan_is_a_tag_on_the_interface_below() {
     let found = resolve(&target("198.18.7.1"), &route(3, None), &tables());
     assert_eq!(found, Ok(hop(2, Some(7), VM)));
+}
+
+#[test]
+fn a_vlan_in_a_vlan_is_two_tags_and_the_lower_one_comes_first() {
+    let mut tables = tables();
+    let found = |tables: &Tables| {
+        resolve(&target("198.18.8.1"), &route(8, None), tables).map(|hop| (hop.ifindex, hop.vlan))
+    };
+    let two = |outermost| {
+        let inner = Some(VlanTag::customer(8));
+        Ok((2, Some(Vlan { outermost, inner })))
+    };
+    assert_eq!(found(&tables), two(VlanTag::customer(7)));
+    let tag = VlanTag {
+        protocol: TagProtocol::Service,
+        id: 7,
+        priority: 3,
+    };
+    tables.links.get_mut(&3).unwrap().kind = LinkKind::Vlan { parent: 2, tag };
+    assert_eq!(found(&tables), two(tag));
+}
+
+#[test]
+fn a_bridge_that_filters_vlans_sees_the_outermost_tag_of_its_kind() {
+    let mut tables = tables();
+    let inner = VlanTag::customer(5);
+    // A VLAN in the VLAN that the bridge filters by: one tag less behind an access port.
+    let upper = link(
+        "br1.10.5",
+        LinkKind::Vlan {
+            parent: 11,
+            tag: inner,
+        },
+    );
+    tables.links.insert(21, upper);
+    let known = Neighbour::Known {
+        mac: VM,
+        fresh: true,
+    };
+    tables
+        .neighbours
+        .insert((21, "198.18.21.1".parse().unwrap()), known);
+    let found = |tables: &Tables| {
+        resolve(&target("198.18.21.1"), &route(21, None), tables).map(|hop| (hop.ifindex, hop.vlan))
+    };
+    assert_eq!(found(&tables), Ok((12, Some(Vlan::customer(5)))));
+    // A provider's tag is content to it: the frame is in its own VLAN, which gets a tag here.
+    let service = VlanTag {
+        protocol: TagProtocol::Service,
+        ..VlanTag::customer(10)
+    };
+    tables.links.get_mut(&21).unwrap().kind = LinkKind::Vlan {
+        parent: 10,
+        tag: service,
+    };
+    let tags = Vlan::push(Vlan::push(None, service), VlanTag::customer(1));
+    assert_eq!(found(&tables), Ok((12, tags)));
 }
 
 #[test]
@@ -186,10 +246,20 @@ fn a_port_that_is_named_is_taken_instead_of_the_learned_one() {
 #[test]
 fn interfaces_that_lie_on_each_other_too_deep_are_refused_with_the_reason() {
     let mut tables = tables();
-    let error = resolve(&target("198.18.8.1"), &route(8, None), &tables).unwrap_err();
+    let tag = VlanTag::customer(9);
+    let third = link("ens3.7.8.9", LinkKind::Vlan { parent: 8, tag });
+    tables.links.insert(20, third);
+    tables.neighbours.insert(
+        (20, "198.18.20.1".parse().unwrap()),
+        Neighbour::Known {
+            mac: VM,
+            fresh: true,
+        },
+    );
+    let error = resolve(&target("198.18.20.1"), &route(20, None), &tables).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.starts_with("interface \"ens3.7\": a VLAN in a VLAN"),
+        text.starts_with("interface \"ens3.7\": frames would have three VLAN tags"),
         "{text}"
     );
     assert!(!error.is_pending());
@@ -197,7 +267,7 @@ fn interfaces_that_lie_on_each_other_too_deep_are_refused_with_the_reason() {
     tables.links.get_mut(&3).unwrap().kind = LinkKind::Unsupported(reason);
     let error = resolve(&target("198.18.7.1"), &route(3, None), &tables).unwrap_err();
     assert!(error.to_string().contains(reason), "{error}");
-    tables.links.get_mut(&2).unwrap().kind = LinkKind::Vlan { parent: 2, id: 1 };
+    tables.links.get_mut(&2).unwrap().kind = LinkKind::Vlan { parent: 2, tag };
     assert!(resolve(&target("198.18.1.1"), &route(2, None), &tables).is_err());
     tables.links.get_mut(&6).unwrap().up = false;
     let error = resolve(&target("198.18.4.1"), &route(4, None), &tables).unwrap_err();

@@ -1,7 +1,7 @@
 use std::num::NonZeroU16;
 
 use super::*;
-use crate::model::{Mac, Overlay, OverlayHeader, Vni, Weight};
+use crate::model::{Mac, Overlay, OverlayHeader, TagProtocol, Vlan, VlanTag, Vni, Weight};
 use lb_common::backend::OVERLAY_MAX;
 
 fn hop(source: &str) -> NextHop {
@@ -52,13 +52,33 @@ fn l2_is_an_ethernet_header_of_the_services_family() {
 #[test]
 fn a_vlan_puts_its_tag_before_the_ethertype() {
     let hop = NextHop {
-        vlan: Some(0x123),
+        vlan: Some(Vlan::customer(0x123)),
         ..hop("198.18.1.9")
     };
     let to = backend("198.18.1.1", Forward::L2);
     let template = build(v4(), &to, &hop, &EncapSource::default()).unwrap();
     assert_eq!(template.eth_len, 18);
     assert_eq!(template.eth[12..], [0x81, 0, 0x01, 0x23, 8, 0]);
+}
+
+#[test]
+fn two_tags_stand_in_the_order_in_which_they_are_on_the_wire() {
+    let service = VlanTag {
+        protocol: TagProtocol::Service,
+        id: 100,
+        priority: 3,
+    };
+    let hop = NextHop {
+        vlan: Vlan::push(Some(Vlan::customer(7)), service),
+        ..hop("198.18.1.9")
+    };
+    let to = backend("198.18.1.1", Forward::L2);
+    let template = build(v6(), &to, &hop, &EncapSource::default()).unwrap();
+    assert_eq!(template.eth_len, 22);
+    assert_eq!(
+        template.ethernet()[12..],
+        [0x88, 0xa8, 0x60, 100, 0x81, 0, 0, 7, 0x86, 0xdd]
+    );
 }
 
 #[test]

@@ -53,6 +53,11 @@ fn ethertype(v4: bool) -> u16 {
 
 fn ethernet(backend: &Backend, ethertype: u16, walk: &mut Walk) -> Vec<u8> {
     let mut header = [mac(backend.slot), OWN].concat();
+    let tag = backend.around.unwrap_or(0);
+    if walk.at(Clause::OutTaggedAround, backend.around.is_some()) {
+        header.extend(0x88a8_u16.to_be_bytes());
+        header.extend((3 << 13 | tag).to_be_bytes());
+    }
     let tag = backend.vlan.unwrap_or(0);
     if walk.at(Clause::OutTagged, backend.vlan.is_some()) {
         header.extend(0x8100_u16.to_be_bytes());

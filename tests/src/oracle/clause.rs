@@ -23,6 +23,10 @@ clauses! {
     Tagged,
     /// Is the tag cut off?
     TagCutOff,
+    /// Is there another one?
+    TaggedTwice,
+    /// Is that cut off?
+    SecondTagCutOff,
     /// Is it IPv4 by its Ethernet type?
     Ipv4,
     /// Is it IPv6 by its Ethernet type?
@@ -143,6 +147,8 @@ clauses! {
     Redirectable,
     /// Is the output tagged?
     OutTagged,
+    /// Is it tagged by a provider?
+    OutTaggedAround,
     /// Is there an outer UDP header?
     OuterUdp,
     /// Does an outer checksum follow from the packet?

@@ -124,6 +124,7 @@ impl Installed {
                     },
                     outer_v4: backend.address.is_ipv4(),
                     vlan: backend.vlan,
+                    around: backend.around,
                     ifindex,
                     source: EncapSource {
                         v4: backend.source_prefix.map(|prefix| (SOURCE4, prefix)),

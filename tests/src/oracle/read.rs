@@ -1,4 +1,4 @@
-//! From a frame to what it is: Ethernet (IEEE 802.3), one VLAN tag (802.1Q), IPv4 (RFC 791), IPv6
+//! From a frame to what it is: Ethernet (IEEE 802.3), up to two VLAN tags (802.1Q, 802.1ad), IPv4 (RFC 791), IPv6
 //! (RFC 8200), TCP (RFC 9293), UDP (RFC 768). ICMP is in [`super::icmp`].
 
 use std::net::IpAddr;
@@ -89,12 +89,20 @@ pub fn part(bytes: &[u8], from: usize, len: usize) -> &[u8] {
 pub fn read(frame: &[u8], walk: &mut Walk) -> Result<Packet, Left> {
     let mut ethertype = be16(frame, 12);
     let mut l3 = 14;
-    if walk.at(Clause::Tagged, ethertype == 0x8100) {
+    let is_tag = |ethertype| ethertype == 0x8100 || ethertype == 0x88a8;
+    if walk.at(Clause::Tagged, is_tag(ethertype)) {
         if walk.at(Clause::TagCutOff, frame.len() < 18) {
             return Err("pass_malformed");
         }
         ethertype = be16(frame, 16);
         l3 = 18;
+        if walk.at(Clause::TaggedTwice, is_tag(ethertype)) {
+            if walk.at(Clause::SecondTagCutOff, frame.len() < 22) {
+                return Err("pass_malformed");
+            }
+            ethertype = be16(frame, 20);
+            l3 = 22;
+        }
     }
     if walk.at(Clause::Ipv4, ethertype == 0x0800) {
         read4(frame, l3, walk)

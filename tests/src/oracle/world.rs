@@ -64,6 +64,9 @@ pub struct Backend {
     pub way: Way,
     /// The tag control information of a VLAN tag.
     pub vlan: Option<u16>,
+    /// The VLAN of a provider's tag in front of that, which has priority 3.
+    #[serde(default)]
+    pub around: Option<u16>,
     /// Where its packets leave.
     pub out: Out,
     /// How many bits of the outer source address are the host's own; the others are the flow's.
@@ -187,6 +190,7 @@ impl Backend {
             side: 0,
             way: Way::Unreachable,
             vlan: None,
+            around: None,
             out: Out::Nowhere,
             source_prefix: None,
         }

@@ -41,7 +41,8 @@ fn wrap(random: &mut Random, draft: &Draft) -> Vec<u8> {
     };
     let tags = match random.below(12) {
         0 | 1 => vec![tag(random)],
-        2 if random.one_in(3) => vec![tag(random), tag(random)],
+        2 => vec![tag(random), tag(random)],
+        3 if random.one_in(3) => vec![tag(random), tag(random), tag(random)],
         _ => Vec::new(),
     };
     let mut frame = ethernet(ethertype, &tags, &ip);
@@ -211,6 +212,8 @@ pub fn one_of_each(vips: [IpAddr; 2]) -> Vec<(&'static str, Vec<u8>)> {
             frames.push((name, ethernet(ethertype, &[], &draft.ip())));
             let tagged = ethernet(ethertype, &[(0x8100, 100)], &draft.ip());
             frames.push((name, tagged));
+            let twice = [(0x88a8, 100), (0x8100, 7)];
+            frames.push((name, ethernet(ethertype, &twice, &draft.ip())));
         };
         let segment = tcp((1, 80), 1000, SYN, b"payload");
         let plain = Draft::new(client, vip, 6, segment);

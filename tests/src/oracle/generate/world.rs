@@ -108,6 +108,7 @@ fn backend(random: &mut Random, slot: u32) -> Backend {
             3 | 4 => Way::Ipip,
             _ => Way::Gue(random.one_of(&[6080, 6080, 1, 0xffff])),
         },
+        around: random.one_in(6).then(|| random.one_of(&[1, 100, 4094])),
         vlan: random.one_in(3).then(|| random.one_of(&[1, 100, 4094])),
         out: match random.below(16) {
             0 => Out::Nowhere,
