@@ -75,7 +75,7 @@ fn packets(v4: bool) -> Vec<Packet> {
                 (1, 0b1011_1001, (0xffff, false)),
                 (7, 2, (1, true)),
                 (100, 3, (0x1234, true)),
-                (1299, 0xff, (0, false)),
+                (1249, 0xff, (0, false)),
             ] {
                 packets.push(Packet {
                     ports: (5000 + len, 80),
