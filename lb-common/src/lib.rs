@@ -15,6 +15,7 @@ pub mod csum;
 pub mod decap;
 pub mod explain;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod map_names;
 pub mod outer;

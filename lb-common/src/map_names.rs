@@ -22,6 +22,10 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const FLOWS_V4: [&str; 3] = ["HALF_OPEN_V4", "CONFIRMED_V4", "KEPT_V4"];
 /// Flow tables, IPv6.
 pub const FLOWS_V6: [&str; 3] = ["HALF_OPEN_V6", "CONFIRMED_V6", "KEPT_V6"];
+/// `LruHashMap<FragmentKey4, Fragment>`.
+pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+/// `LruHashMap<FragmentKey6, Fragment>`.
+pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 /// `DevMapHash`: the interfaces that packets may be redirected to, by index.
 pub const DEVICES: &str = "DEVICES";
 /// `PerCpuArray<BackendStats>`, by backend slot.

@@ -56,6 +56,19 @@ pub fn ipv4(
 /// datagram's identification has no meaning).
 pub const DF_ONLY: u32 = u32::from_ne_bytes([0, 0, 0x40, 0]);
 
+/// Returns the word with identification and flags for an outer IPv4 header around a fragment: it is a
+/// whole packet itself. The fragments of a datagram share an identification, and outer packets that a
+/// router may fragment must not (RFC 6864 §4.2): each takes its offset on top, which none shares.
+#[inline(always)]
+pub const fn of_fragment(id_fragment: u32) -> u32 {
+    let [high, low, flags_offset, offset_low] = id_fragment.to_ne_bytes();
+    let offset = u16::from_be_bytes([flags_offset & 0x1f, offset_low]);
+    let [high, low] = u16::from_be_bytes([high, low])
+        .wrapping_add(offset)
+        .to_be_bytes();
+    u32::from_ne_bytes([high, low, flags_offset & 0x40, 0])
+}
+
 /// Returns the first word of an outer IPv6 header: version, traffic class, flow label.
 ///
 /// The label is 20 bits of the flow's hash, so that receivers and equal-cost paths spread
@@ -143,6 +156,19 @@ mod tests {
 
     fn word(bytes: &[u8]) -> u32 {
         u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+
+    #[test]
+    fn around_a_fragment_is_a_whole_packet_with_an_identification_of_its_own() {
+        for (inner, outer) in [
+            ([0x12, 0x34, 0x20, 0x00], [0x12, 0x34, 0, 0]),
+            ([0x12, 0x34, 0x20, 0xb9], [0x12, 0xed, 0, 0]),
+            ([0x12, 0x34, 0x01, 0x72], [0x13, 0xa6, 0, 0]),
+            ([0xff, 0xff, 0x3f, 0xff], [0x1f, 0xfe, 0, 0]),
+            ([0x12, 0x34, 0x60, 0x01], [0x12, 0x35, 0x40, 0]),
+        ] {
+            assert_eq!(of_fragment(word(&inner)).to_ne_bytes(), outer);
+        }
     }
 
     proptest! {

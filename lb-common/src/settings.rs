@@ -10,12 +10,17 @@ use crate::rate::Rate;
 pub struct Settings {
     /// 1 if echo requests to virtual addresses are answered, 0 if they pass to the host.
     pub echo: u32,
-    /// Not used, zero.
-    pub _pad: u32,
+    /// 1 if fragments to virtual addresses of which no first one was seen are dropped, 0 if they pass
+    /// to the host.
+    pub drop_unknown_fragments: u32,
     /// How often they are answered, by each CPU.
     pub echo_rate: Rate,
     /// How often a sender is told that its packet is too long for the way to its backend, by each CPU.
     pub too_big_rate: Rate,
+    /// For how many jiffies later fragments may follow a first one.
+    pub fragment_jiffies: u32,
+    /// Not used, zero.
+    pub _pad: u32,
 }
 
 /// What has a limit of its own on each CPU; an index of the map of limits' states.
@@ -33,4 +38,4 @@ impl Limited {
     pub const COUNT: u32 = 2;
 }
 
-const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<Settings>() == 48);

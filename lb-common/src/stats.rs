@@ -46,7 +46,7 @@ pub enum Reason {
     PassProtocol = 4,
     /// Passed: no service has this address, port and protocol.
     PassNoService = 5,
-    /// Passed: a fragment.
+    /// Passed: a fragment of neither TCP nor UDP, or a later one of which no first one was seen.
     PassFragment = 6,
     /// Passed: ICMP or ICMPv6, neither an error about a flow of a service nor an echo request that is
     /// answered.
@@ -71,11 +71,16 @@ pub enum Reason {
     /// Dropped: such a packet whose sender can't be told: it is an ICMP error itself, or not from one
     /// host, or the way is narrower than hosts believe.
     DropTooLong = 16,
+    /// A later fragment that followed the first one; counted beside what became of it.
+    Fragment = 17,
+    /// Dropped: a later fragment to a service's address of which no first one was seen, as the operator
+    /// wants it.
+    DropFragment = 18,
 }
 
 impl Reason {
     /// Number of reasons.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 19;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -96,6 +101,8 @@ impl Reason {
         Self::TooBig,
         Self::DropTooBigRate,
         Self::DropTooLong,
+        Self::Fragment,
+        Self::DropFragment,
     ];
 
     /// Returns the reason's name, as counters and listings show it.
@@ -118,6 +125,8 @@ impl Reason {
             Self::TooBig => "too_big",
             Self::DropTooBigRate => "drop_too_big_rate",
             Self::DropTooLong => "drop_too_long",
+            Self::Fragment => "fragment",
+            Self::DropFragment => "drop_fragment",
         }
     }
 }

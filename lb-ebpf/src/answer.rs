@@ -6,6 +6,14 @@ use lb_ebpf::packet::Frame;
 
 use crate::maps;
 
+/// The longest Ethernet header with tags.
+pub const ETH_MAX: usize = 22;
+
+/// Has all bits of an offset behind an Ethernet header. A function of its own takes such an offset for
+/// any number: the verifier wants to see that it is none.
+pub const L3_MASK: usize = 0x1f;
+const _: () = assert!(ETH_MAX <= L3_MASK);
+
 /// The time to live and hop limit of answers.
 pub const HOP_LIMIT: u8 = 64;
 

@@ -119,7 +119,7 @@ fn ipv6(frame: Frame<'_>, l3: usize, settings: &Settings, counts: bool) -> Optio
     if !answer::ethernet_unicast(frame) || !answer::unicast_v6(&source) || source == destination {
         return None;
     }
-    if !maps::is_vip_v6(&destination) {
+    if !maps::is_vip_v6(destination) {
         return None;
     }
     if !answer::admitted(Limited::Echo, &settings.echo_rate, counts) {

@@ -4,10 +4,14 @@ use aya_ebpf::bindings::xdp_md;
 use lb_common::{
     hash,
     service::{Service, VIP_ANY_PORT, VIP_EXACT},
+    stats::Reason,
 };
+
+use lb_ebpf::packet::Frame;
 
 use crate::{
     flow::{self, Question},
+    fragment::{self, FragmentTable, Piece},
     maps::{self, FlowTable},
     too_big,
     trace::Trace,
@@ -30,6 +34,27 @@ pub trait Family {
 
     /// Returns the flow's destination port, in memory order.
     fn destination_port(key: &Self::Key) -> u16;
+
+    /// What tells datagrams apart whose fragments come: [`lb_common::fragment::FragmentKey4`],
+    /// [`lb_common::fragment::FragmentKey6`].
+    type FragmentKey: 'static;
+
+    /// Returns the last 32 bits of the destination address.
+    fn fragment_low32(key: &Self::FragmentKey) -> u32;
+
+    /// Returns whether the destination is a service's address.
+    fn fragment_is_ours(key: &Self::FragmentKey) -> bool;
+
+    /// The table of first fragments.
+    fn fragments() -> &'static FragmentTable<Self::FragmentKey>;
+
+    /// Returns the frame's fragment.
+    fn piece(frame: Frame<'_>) -> Result<Piece<Self>, Reason>
+    where
+        Self: Sized;
+
+    /// Writes down where a first fragment goes: see [`crate::fragment`].
+    fn leave_trail(ctx: *mut xdp_md, slot: u32, service: u32, entropy: u32);
 
     /// The tables, in the order of [`lb_common::flow::Table`].
     fn half_open() -> &'static FlowTable<Self::Key>;
@@ -103,6 +128,33 @@ impl Family for V4 {
         second_port(key[2])
     }
 
+    type FragmentKey = [u32; 4];
+
+    #[inline(always)]
+    fn fragment_low32(key: &Self::FragmentKey) -> u32 {
+        key[1]
+    }
+
+    #[inline(always)]
+    fn fragment_is_ours(key: &Self::FragmentKey) -> bool {
+        maps::is_vip_v4(key[1])
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static FragmentTable<Self::FragmentKey> {
+        &maps::FRAGMENTS_V4
+    }
+
+    #[inline(always)]
+    fn piece(frame: Frame<'_>) -> Result<Piece<Self>, Reason> {
+        fragment::piece_v4(frame)
+    }
+
+    #[inline(always)]
+    fn leave_trail(ctx: *mut xdp_md, slot: u32, service: u32, entropy: u32) {
+        fragment::leave_v4(ctx, slot, service, entropy);
+    }
+
     #[inline(always)]
     fn half_open() -> &'static FlowTable<Self::Key> {
         &maps::HALF_OPEN_V4
@@ -166,6 +218,33 @@ impl Family for V6 {
     #[inline(always)]
     fn destination_port(key: &Self::Key) -> u16 {
         second_port(key[8])
+    }
+
+    type FragmentKey = [u32; 10];
+
+    #[inline(always)]
+    fn fragment_low32(key: &Self::FragmentKey) -> u32 {
+        key[7]
+    }
+
+    #[inline(always)]
+    fn fragment_is_ours(key: &Self::FragmentKey) -> bool {
+        maps::is_vip_v6([key[4], key[5], key[6], key[7]])
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static FragmentTable<Self::FragmentKey> {
+        &maps::FRAGMENTS_V6
+    }
+
+    #[inline(always)]
+    fn piece(frame: Frame<'_>) -> Result<Piece<Self>, Reason> {
+        fragment::piece_v6(frame)
+    }
+
+    #[inline(always)]
+    fn leave_trail(ctx: *mut xdp_md, slot: u32, service: u32, entropy: u32) {
+        fragment::leave_v6(ctx, slot, service, entropy);
     }
 
     #[inline(always)]

@@ -11,8 +11,9 @@ use lb_common::{
 use lb_ebpf::packet::Frame;
 
 use crate::{
+    extension::{self, Chain, LATER},
     family::{V4, V6},
-    parse::{FRAGMENT_OFFSET, Parsed, extension_headers},
+    parse::{FRAGMENT_OFFSET, Parsed},
 };
 
 /// Length of an ICMP header, in bytes.
@@ -91,6 +92,7 @@ pub fn v4(
         closing: false,
         sequence: 0,
         icmp_error: true,
+        first_fragment: false,
     })
 }
 
@@ -123,11 +125,17 @@ pub fn v6(
     if quoted.get8::<0>() >> 4 != 6 || !is_ours {
         return Err(Reason::PassIcmp);
     }
-    let (proto, extensions) = extension_headers(frame, at + 40, quoted.get8::<6>())?;
+    let Chain {
+        proto,
+        len: extensions,
+        fragment,
+        ..
+    } = extension::chain(frame, at + 40, quoted.get8::<6>())?;
     if usize::from(message.len) < HEADER + 40 + extensions {
         return Err(Reason::PassMalformed);
     }
-    if proto != PROTO_TCP && proto != PROTO_UDP {
+    // As for IPv4: only the first fragment has ports.
+    if fragment == LATER || proto != PROTO_TCP && proto != PROTO_UDP {
         return Err(Reason::PassIcmp);
     }
     if usize::from(message.len) < HEADER + 40 + extensions + PORTS {
@@ -161,5 +169,6 @@ pub fn v6(
         closing: false,
         sequence: 0,
         icmp_error: true,
+        first_fragment: false,
     })
 }

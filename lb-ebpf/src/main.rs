@@ -15,9 +15,11 @@
 
 mod answer;
 mod echo;
+mod extension;
 mod family;
 mod flow;
 mod forward;
+mod fragment;
 mod icmp;
 mod maps;
 mod parse;

@@ -20,6 +20,8 @@ use lb_common::{
     stats::{BackendStats, Reason, ServiceStats},
 };
 
+use crate::fragment::FragmentTable;
+
 /// The installation's secret; the daemon sets it when it loads the program.
 #[unsafe(no_mangle)]
 static HASH_KEY: HashKey = HashKey([0; 16]);
@@ -35,7 +37,7 @@ static VIP_FILTER: Array<u8> = Array::with_max_entries(VIP_FILTER_LEN, 0);
 #[map]
 static VIPS_V4: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
-static VIPS_V6: HashMap<[u32; 4], u32> = HashMap::with_max_entries(4096, 0);
+static VIPS_V6: HashMap<Address6, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 /// States of limits, by [`Limited`]. Not pinned: a new daemon's begin anew.
@@ -77,6 +79,11 @@ pub static CONFIRMED_V6: FlowTable<[u32; 10]> =
 #[map]
 pub static KEPT_V6: FlowTable<[u32; 10]> = FlowTable::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 
+#[map]
+pub static FRAGMENTS_V4: FragmentTable<[u32; 4]> = FragmentTable::with_max_entries(16_384, 0);
+#[map]
+pub static FRAGMENTS_V6: FragmentTable<[u32; 10]> = FragmentTable::with_max_entries(16_384, 0);
+
 /// Returns the installation's secret. It lies in read-only data, so that its words cost a load
 /// each and no map lookup.
 #[inline(always)]
@@ -107,11 +114,16 @@ pub fn is_vip_v4(address: u32) -> bool {
     vip_filter(address, 0) & VIP_ADDRESS != 0 && unsafe { VIPS_V4.get(&address).is_some() }
 }
 
+/// An IPv6 address as a key: LLVM writes it as 64-bit words, and the verifier wants those aligned.
+#[repr(C, align(8))]
+struct Address6([u32; 4]);
+
 /// Returns whether an address is one of a service.
 #[inline(always)]
-pub fn is_vip_v6(address: &[u32; 4]) -> bool {
+pub fn is_vip_v6(address: [u32; 4]) -> bool {
+    let [.., low32] = address;
     // SAFETY: as for IPv4.
-    vip_filter(address[3], 0) & VIP_ADDRESS != 0 && unsafe { VIPS_V6.get(address).is_some() }
+    vip_filter(low32, 0) & VIP_ADDRESS != 0 && unsafe { VIPS_V6.get(&Address6(address)).is_some() }
 }
 
 /// Returns what the operator set for all services.

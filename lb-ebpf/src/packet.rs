@@ -30,6 +30,7 @@ impl Context {
     #[inline(always)]
     pub fn frame(&self) -> Frame<'_> {
         Frame {
+            ctx: self.0.ctx,
             start: self.0.data(),
             end: self.0.data_end(),
             _borrow: PhantomData,
@@ -94,12 +95,20 @@ pub struct NoRoom;
 /// A frame: from the Ethernet header to the end of the data, without the frame check sequence.
 #[derive(Clone, Copy)]
 pub struct Frame<'a> {
+    ctx: *mut xdp_md,
     start: usize,
     end: usize,
     _borrow: PhantomData<&'a Context>,
 }
 
 impl<'a> Frame<'a> {
+    /// Returns what the kernel gave the program, for a function that reads the frame on its own. One that
+    /// moves its start or end takes [`Context::raw`].
+    #[inline(always)]
+    pub fn context(self) -> *mut xdp_md {
+        self.ctx
+    }
+
     /// Returns the frame's length in bytes.
     #[inline(always)]
     pub fn bytes(self) -> usize {

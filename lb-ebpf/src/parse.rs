@@ -12,6 +12,7 @@ use lb_common::{
 use lb_ebpf::packet::Frame;
 
 use crate::{
+    extension::{self, Chain, FIRST, LATER},
     family::{Family, V4, V6},
     icmp::{self, Message},
 };
@@ -24,7 +25,7 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
 /// Bits of an IPv4 header's second word, in memory order: "more fragments" and the offset.
-const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
+pub const FRAGMENT_MASK: u32 = u32::from_ne_bytes([0, 0, 0x3f, 0xff]);
 
 /// The offset alone.
 pub const FRAGMENT_OFFSET: u32 = u32::from_ne_bytes([0, 0, 0x1f, 0xff]);
@@ -32,15 +33,8 @@ pub const FRAGMENT_OFFSET: u32 = u32::from_ne_bytes([0, 0, 0x1f, 0xff]);
 /// The bit beside them that must be zero (RFC 791 §3.1).
 const RESERVED_FLAG: u32 = u32::from_ne_bytes([0, 0, 0x80, 0]);
 
-const PROTO_HOP_BY_HOP: u8 = 0;
 pub const PROTO_ICMP: u8 = 1;
-const PROTO_FRAGMENT: u8 = 44;
 pub const PROTO_ICMPV6: u8 = 58;
-const PROTO_DESTINATION_OPTIONS: u8 = 60;
-
-/// How many IPv6 extension headers are walked over. RFC 8200 §4.1 names one hop-by-hop and up to
-/// two destination options headers.
-const MAX_EXTENSION_HEADERS: usize = 3;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -72,6 +66,8 @@ pub struct Parsed<F: Family> {
     pub sequence: u32,
     /// Whether it is an ICMP error about a packet of the flow.
     pub icmp_error: bool,
+    /// Whether others follow of the same datagram. They don't come here: see [`crate::fragment`].
+    pub first_fragment: bool,
 }
 
 /// A parsed packet of either family.
@@ -126,11 +122,16 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
         return Err(Reason::PassMalformed);
     }
     // The reserved bit is not ours to pass on.
-    let id_fragment = header.get32::<4>() & !RESERVED_FLAG;
-    if id_fragment & FRAGMENT_MASK != 0 {
-        return Err(Reason::PassFragment);
-    }
+    let mut id_fragment = header.get32::<4>() & !RESERVED_FLAG;
     let proto = header.get8::<9>();
+    let mut first_fragment = false;
+    if id_fragment & FRAGMENT_MASK != 0 {
+        if id_fragment & FRAGMENT_OFFSET != 0 || !carries_ports(proto) {
+            return Err(Reason::PassFragment);
+        }
+        first_fragment = true;
+        id_fragment = outer::of_fragment(id_fragment);
+    }
     let l4_len = ip_len - header_len as u16;
     if proto == PROTO_ICMP {
         let message = Message {
@@ -154,13 +155,14 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
         ip_len,
         tos: header.get8::<1>(),
         id_fragment,
-        sum: l4
-            .has_checksum
+        // A fragment's checksum is that of the whole datagram.
+        sum: (l4.has_checksum && !first_fragment)
             .then(|| inner_sum_v4(source, destination, proto, l4_len)),
         opening: l4.opening,
         closing: l4.closing,
         sequence: l4.sequence,
         icmp_error: false,
+        first_fragment,
     })
 }
 
@@ -179,12 +181,18 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
     if l3 + usize::from(ip_len) > frame.bytes() {
         return Err(Reason::PassMalformed);
     }
-    let (proto, extensions) = extension_headers(frame, l3 + 40, first_proto)?;
+    let Chain {
+        proto,
+        len: extensions,
+        fragment,
+        ..
+    } = extension::chain(frame, l3 + 40, first_proto)?;
     if extensions > usize::from(payload_len) {
         return Err(Reason::PassMalformed);
     }
     let l4_len = payload_len - extensions as u16;
-    if proto == PROTO_FRAGMENT {
+    let first_fragment = fragment == FIRST;
+    if fragment == LATER || first_fragment && proto == PROTO_ICMPV6 {
         return Err(Reason::PassFragment);
     }
     if proto == PROTO_ICMPV6 {
@@ -219,28 +227,14 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
         closing: l4.closing,
         sequence: l4.sequence,
         icmp_error: false,
+        first_fragment,
     })
 }
 
-/// Walks over the extension headers at `offset` that may be walked over. Returns the protocol behind
-/// them and their length in bytes.
+/// Returns whether a protocol's packets are balanced by their ports.
 #[inline(always)]
-pub fn extension_headers(
-    frame: Frame<'_>,
-    offset: usize,
-    mut proto: u8,
-) -> Result<(u8, usize), Reason> {
-    let mut len = 0;
-    for _ in 0..MAX_EXTENSION_HEADERS {
-        if proto != PROTO_HOP_BY_HOP && proto != PROTO_DESTINATION_OPTIONS {
-            break;
-        }
-        let extension = frame.at::<2>(offset + len).ok_or(Reason::PassMalformed)?;
-        proto = extension.get8::<0>();
-        // RFC 8200 §4.3: in units of eight bytes, not counting the first.
-        len += (usize::from(extension.get8::<1>()) + 1) * 8;
-    }
-    Ok((proto, len))
+pub const fn carries_ports(proto: u8) -> bool {
+    proto == PROTO_TCP || proto == PROTO_UDP
 }
 
 struct Transport {

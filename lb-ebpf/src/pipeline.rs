@@ -8,8 +8,8 @@ use lb_ebpf::packet::Context;
 use crate::{
     echo,
     family::{Family, find_service},
-    flow, forward, maps,
-    parse::{Packet, Parsed, parse},
+    flow, forward, fragment, maps,
+    parse::{ETHERTYPE_IPV4, Packet, Parsed, network_header, parse},
     too_big,
     trace::Trace,
 };
@@ -21,6 +21,7 @@ pub fn run(ctx: &mut Context, trace: &impl Trace) -> u32 {
         Ok(Packet::V4(packet)) => serve(ctx, &packet, trace),
         Ok(Packet::V6(packet)) => serve(ctx, &packet, trace),
         Err(Reason::PassIcmp) => icmp(ctx, trace),
+        Err(Reason::PassFragment) => fragment(ctx, trace),
         Err(reason) => {
             trace.left(reason);
             xdp_action::XDP_PASS
@@ -40,8 +41,20 @@ fn icmp<T: Trace>(ctx: &mut Context, trace: &T) -> u32 {
     verdict
 }
 
+/// What is a fragment and not the first one of a service's.
 #[inline(always)]
-fn serve<F: Family>(ctx: &mut Context, packet: &Parsed<F>, trace: &impl Trace) -> u32 {
+fn fragment<T: Trace>(ctx: &mut Context, _: &T) -> u32 {
+    let v4 = network_header(ctx.frame()).is_ok_and(|(ethertype, _)| ethertype == ETHERTYPE_IPV4);
+    match (v4, T::WRITES_FLOWS) {
+        (true, true) => fragment::follow_v4(ctx.raw()),
+        (true, false) => fragment::explain_follow_v4(ctx.raw()),
+        (false, true) => fragment::follow_v6(ctx.raw()),
+        (false, false) => fragment::explain_follow_v6(ctx.raw()),
+    }
+}
+
+#[inline(always)]
+fn serve<F: Family, T: Trace>(ctx: &mut Context, packet: &Parsed<F>, trace: &T) -> u32 {
     let Some(service) = find_service::<F>(&packet.key) else {
         trace.left(if packet.icmp_error {
             Reason::PassIcmp
@@ -89,6 +102,9 @@ fn serve<F: Family>(ctx: &mut Context, packet: &Parsed<F>, trace: &impl Trace) -
         return verdict;
     }
     let entropy = hash::entropy_bits(hash);
+    if packet.first_fragment && T::WRITES_FLOWS {
+        F::leave_trail(ctx.raw(), slot.get(), service.slot, entropy);
+    }
     match forward::forward(ctx, packet, template, entropy) {
         Ok(forward::Sent::Back) => {
             trace.sent(

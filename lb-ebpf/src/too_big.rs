@@ -14,7 +14,7 @@ use lb_common::{
 use lb_ebpf::packet::Context;
 
 use crate::{
-    answer::{self, HOP_LIMIT},
+    answer::{self, ETH_MAX, HOP_LIMIT, L3_MASK},
     maps,
     parse::{FRAGMENT_OFFSET, PROTO_ICMP, PROTO_ICMPV6},
 };
@@ -27,9 +27,6 @@ pub const TOLD: u32 = 1;
 pub const OVER_RATE: u32 = 2;
 /// It never was one packet on a wire: a sender on this host left it to its interface to cut it up.
 pub const UNCUT: u32 = 3;
-
-/// The longest Ethernet header with tags.
-const ETH_MAX: usize = 22;
 
 /// Length of an ICMP header in bytes.
 const ICMP: usize = 8;
@@ -50,7 +47,7 @@ const INTERNETWORK_CONTROL: u8 = 0xc0;
 #[inline(never)]
 pub extern "C" fn too_big_v4(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u32) -> u32 {
     let mut ctx = Context::new(XdpContext::new(ctx));
-    ipv4(&mut ctx, l3 as usize, max_len as u16, counts != 0).unwrap_or(UNTOLD)
+    ipv4(&mut ctx, l3 as usize & L3_MASK, max_len as u16, counts != 0).unwrap_or(UNTOLD)
 }
 
 /// As [`too_big_v4`].
@@ -58,7 +55,7 @@ pub extern "C" fn too_big_v4(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u3
 #[inline(never)]
 pub extern "C" fn too_big_v6(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u32) -> u32 {
     let mut ctx = Context::new(XdpContext::new(ctx));
-    ipv6(&mut ctx, l3 as usize, max_len as u16, counts != 0).unwrap_or(UNTOLD)
+    ipv6(&mut ctx, l3 as usize & L3_MASK, max_len as u16, counts != 0).unwrap_or(UNTOLD)
 }
 
 #[inline(always)]
@@ -67,9 +64,6 @@ fn ipv4(ctx: &mut Context, l3: usize, max_len: u16, counts: bool) -> Option<u32>
     const MESSAGE: usize = ICMP + QUOTE_V4;
     const UNREACHABLE: u8 = 3;
     const FRAGMENTATION_NEEDED: u8 = 4;
-    if l3 > ETH_MAX {
-        return None;
-    }
     let mtu = ctx.ingress_mtu()?;
     let frame = ctx.frame();
     // Asked first: later LLVM knows that the header is there, and the verifier doesn't.
@@ -128,7 +122,7 @@ fn ipv6(ctx: &mut Context, l3: usize, max_len: u16, counts: bool) -> Option<u32>
     const MESSAGE: usize = ICMP + QUOTE_V6;
     const PACKET_TOO_BIG: u8 = 2;
     // A host doesn't believe in less (RFC 8201 §4).
-    if l3 > ETH_MAX || max_len < 1280 {
+    if max_len < 1280 {
         return None;
     }
     let mtu = ctx.ingress_mtu()?;

@@ -12,6 +12,7 @@ pub mod names;
 pub mod netns;
 pub mod oracle;
 pub mod pass;
+pub mod pieces;
 pub mod ping;
 pub mod program;
 pub mod rows;

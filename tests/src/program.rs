@@ -138,6 +138,7 @@ impl Program {
                 half_open_flows,
                 confirmed_flows,
                 kept_flows,
+                fragments: 1024,
             },
             hash_key,
         };

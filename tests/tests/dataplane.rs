@@ -31,6 +31,7 @@ fn settings() -> (Settings, Removed) {
         half_open_flows: 16,
         confirmed_flows: 16,
         kept_flows: 16,
+        fragments: 256,
     };
     let removed = Removed(Pins::new(&pin_dir));
     let hash_key = HashKey([7; 16]);

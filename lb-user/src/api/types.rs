@@ -20,6 +20,8 @@ pub struct Status {
     pub interfaces: Vec<InterfaceView>,
     /// What is answered by ICMP.
     pub icmp: IcmpView,
+    /// How fragments are handled.
+    pub fragments: FragmentsView,
     /// The services.
     pub services: Vec<ServiceView>,
     /// The operator's own changes over the file.
@@ -38,6 +40,16 @@ pub struct IcmpView {
     /// At most so many senders a second are told, by each CPU, that their packets are too long for
     /// the way to a backend.
     pub too_big_rate: u32,
+}
+
+/// How fragments are handled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FragmentsView {
+    /// `pass` or `drop`: what becomes of later ones to services' addresses of which no first one was
+    /// seen.
+    pub unknown: String,
+    /// How long after a first one others may follow it.
+    pub timeout: String,
 }
 
 /// An interface.
@@ -117,7 +129,8 @@ pub struct BackendView {
 /// Counters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Stats {
-    /// Packets that left the program without being sent, by reason.
+    /// Packets that left the program without being sent to a backend, by reason: also those that it
+    /// answered itself, and what packets that were sent are beside.
     pub reasons: BTreeMap<String, u64>,
     /// The services with theirs.
     pub services: Vec<ServiceView>,

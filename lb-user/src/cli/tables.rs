@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::api::{Audit, BackendView, Diff, Done, Explained, IcmpView, ServiceView, Stats, Status};
+use crate::api::{
+    Audit, BackendView, Diff, Done, Explained, FragmentsView, IcmpView, ServiceView, Stats, Status,
+};
 
 fn table(head: &[&str], numbers: &[usize]) -> Table {
     let mut table = Table::new();
@@ -51,6 +53,8 @@ pub fn status(status: &Status) -> String {
         );
     }
     text += &format!("\n{}\n", icmp(&status.icmp));
+    let FragmentsView { unknown, timeout } = &status.fragments;
+    text += &format!("fragments: unknown {unknown}, timeout {timeout}\n");
     for view in &status.services {
         text += &format!("\n{}\n", service(view));
     }

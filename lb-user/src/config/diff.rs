@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::model::{Backend, Desired, Icmp, Service};
+use crate::model::{Backend, Desired, Fragments, Icmp, Service};
 use crate::spec::{BackendSpec, ServiceSpec, show_duration};
 
 /// One change from one declaration to another, in one line.
@@ -25,6 +25,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Difference> {
         lines.push("encap: the source of outer headers changes".to_owned());
     }
     icmp(&old.icmp, &new.icmp, &mut lines);
+    fragments(&old.fragments, &new.fragments, &mut lines);
     for name in old.interfaces.keys() {
         if !new.interfaces.contains_key(name) {
             lines.push(format!("interface \"{name}\" removed"));
@@ -73,6 +74,24 @@ fn icmp(old: &Icmp, new: &Icmp, lines: &mut Vec<String>) {
     let mut rate = |name: &str, old: u32, new: u32| field(name, old.to_string(), new.to_string());
     rate("echo_rate", old.echo_rate, new.echo_rate);
     rate("too_big_rate", old.too_big_rate, new.too_big_rate);
+}
+
+fn fragments(old: &Fragments, new: &Fragments, lines: &mut Vec<String>) {
+    let mut field = |field: &str, old: &str, new: &str| {
+        if old != new {
+            lines.push(format!("fragments, {field}: {old} -> {new}"));
+        }
+    };
+    let unknown = |fragments: &Fragments| {
+        if fragments.drop_unknown {
+            "drop"
+        } else {
+            "pass"
+        }
+    };
+    field("unknown", unknown(old), unknown(new));
+    let timeouts = (show_duration(old.timeout), show_duration(new.timeout));
+    field("timeout", &timeouts.0, &timeouts.1);
 }
 
 fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {

@@ -2,14 +2,15 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::fit::misfits;
 use super::{Config, Paths, Problem};
-use crate::model::{Desired, EncapSource, Icmp, Limits};
-use crate::spec::{Checker, InterfaceSpec, ServiceSpec, SpecError, clashes};
+use crate::model::{Desired, EncapSource, Fragments, Icmp, Limits};
+use crate::spec::{Checker, InterfaceSpec, ServiceSpec, SpecError, clashes, show_duration};
 
 /// The file as it is written.
 #[derive(Deserialize)]
@@ -20,6 +21,7 @@ struct File {
     limits: Option<Spanned<LimitsTable>>,
     encap: Option<Spanned<EncapTable>>,
     icmp: Option<Spanned<IcmpTable>>,
+    fragments: Option<Spanned<FragmentsTable>>,
     #[serde(default)]
     interface: Vec<Spanned<InterfaceSpec>>,
     #[serde(default)]
@@ -43,6 +45,7 @@ struct LimitsTable {
     half_open_flows: Option<i64>,
     confirmed_flows: Option<i64>,
     kept_flows: Option<i64>,
+    fragments: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +61,13 @@ struct IcmpTable {
     echo: Option<bool>,
     echo_rate: Option<i64>,
     too_big_rate: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FragmentsTable {
+    unknown: Option<String>,
+    timeout: Option<String>,
 }
 
 /// Collects problems by the place in the text.
@@ -116,6 +126,10 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
     if let Some(table) = parsed.icmp {
         let result = icmp(table.get_ref());
         desired.icmp = report.take(table.span(), result).unwrap_or_default();
+    }
+    if let Some(table) = parsed.fragments {
+        let result = fragments(table.get_ref());
+        desired.fragments = report.take(table.span(), result).unwrap_or_default();
     }
     for spec in parsed.interface {
         let Some((name, interface)) = report.take(spec.span(), spec.get_ref().to_model()) else {
@@ -214,6 +228,14 @@ fn limits(table: &LimitsTable) -> Result<Limits, Vec<SpecError>> {
         flows,
     );
     let kept = size("kept_flows", table.kept_flows, default.kept_flows, 1, flows);
+    // The kernel hands out an LRU map's entries to CPUs by the hundred.
+    let fragments = size(
+        "fragments",
+        table.fragments,
+        default.fragments,
+        256,
+        1 << 22,
+    );
     if let Some(rows) = rows.filter(|rows| !rows.is_power_of_two()) {
         check.error(
             "rows",
@@ -228,6 +250,7 @@ fn limits(table: &LimitsTable) -> Result<Limits, Vec<SpecError>> {
             half_open_flows: half_open?,
             confirmed_flows: confirmed?,
             kept_flows: kept?,
+            fragments: fragments?,
         })
     })();
     check.finish(limits)
@@ -272,6 +295,33 @@ fn icmp(table: &IcmpTable) -> Result<Icmp, Vec<SpecError>> {
             too_big_rate,
         });
     check.finish(icmp)
+}
+
+fn fragments(table: &FragmentsTable) -> Result<Fragments, Vec<SpecError>> {
+    let mut check = Checker::new("fragments");
+    let default = Fragments::default();
+    let drop_unknown = match &table.unknown {
+        Some(word) => check.word("unknown", word, &[("pass", false), ("drop", true)]),
+        None => Some(default.drop_unknown),
+    };
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    let text = table.timeout.as_deref();
+    let mut timeout = check.duration("timeout", text, default.timeout, second..=minute);
+    if let Some(part) = timeout.filter(|timeout| timeout.subsec_nanos() != 0) {
+        let part = show_duration(part);
+        check.error(
+            "timeout",
+            format!("\"{part}\" is no whole number of seconds"),
+        );
+        timeout = None;
+    }
+    let fragments = drop_unknown
+        .zip(timeout)
+        .map(|(drop_unknown, timeout)| Fragments {
+            drop_unknown,
+            timeout,
+        });
+    check.finish(fragments)
 }
 
 fn wrong_family<T>(check: &mut Checker, field: &str, text: &str, family: &str) -> Option<T> {

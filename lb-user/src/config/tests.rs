@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{AttachMode, Forward, Icmp, Limits};
+use crate::model::{AttachMode, Forward, Fragments, Icmp, Limits};
 
 const EXAMPLE: &str = include_str!("../../../docs/weir.example.toml");
 
@@ -16,6 +16,7 @@ fn the_example_is_valid_and_says_the_defaults() {
     assert_eq!(config.paths, Paths::default());
     assert_eq!(config.desired.limits, Limits::default());
     assert_eq!(config.desired.icmp, Icmp::default());
+    assert_eq!(config.desired.fragments, Fragments::default());
     assert_eq!(config.desired.interfaces["ens3"].mode, AttachMode::Auto);
     assert_eq!(
         config.desired.encap_source.v4,
@@ -73,6 +74,9 @@ source_v6 = \"198.18.4.0\"
 [icmp]
 echo_rate = 1000001
 too_big_rate = -1
+[fragments]
+unknown = \"keep\"
+timeout = \"61s\"
 [[interface]]
 name = \"ens3\"
 mode = \"fast\"
@@ -95,8 +99,10 @@ protocol = \"tcp\"
         "weir.toml:4: encap, source_v6: \"198.18.4.0\" is of the other family: allowed is IPv6",
         "weir.toml:7: icmp, echo_rate: 1000001 is out of range: allowed is 1 to 1000000",
         "weir.toml:7: icmp, too_big_rate: -1 is out of range: allowed is 0 to 1000000",
-        "weir.toml:10: interface \"ens3\", mode: \"fast\" is not known: allowed is native, generic, auto",
-        "weir.toml:18: service \"shop\", address: 198.18.0.10:80/tcp is served by service \"web\" already",
+        "weir.toml:10: fragments, unknown: \"keep\" is not known: allowed is pass, drop",
+        "weir.toml:10: fragments, timeout: \"61s\" is out of range: allowed is 1s to 1m",
+        "weir.toml:13: interface \"ens3\", mode: \"fast\" is not known: allowed is native, generic, auto",
+        "weir.toml:21: service \"shop\", address: 198.18.0.10:80/tcp is served by service \"web\" already",
     ];
     assert_eq!(problems, expected);
 }
@@ -156,13 +162,17 @@ fn a_difference_names_what_was_and_what_will_be() {
         .replace("\"15m\"", "\"90s\"")
         .replace("echo = true", "echo = false")
         .replace("echo_rate = 1000", "echo_rate = 1")
-        .replace("too_big_rate = 1000", "too_big_rate = 0");
+        .replace("too_big_rate = 1000", "too_big_rate = 0")
+        .replace("unknown = \"pass\"", "unknown = \"drop\"")
+        .replace("timeout = \"30s\"   ", "timeout = \"2s\"   ");
     let new = Config::parse(&text, "new").unwrap().desired;
     let lines: Vec<String> = diff(&old, &new).iter().map(Difference::to_string).collect();
     let expected = [
         "icmp, echo: true -> false",
         "icmp, echo_rate: 1000 -> 1",
         "icmp, too_big_rate: 1000 -> 0",
+        "fragments, unknown: pass -> drop",
+        "fragments, timeout: 30s -> 2s",
         "interface \"ens3\": mode auto -> native",
         "service \"dns\", backend \"ns1\" removed",
         "service \"dns\", backend \"ns2\" 198.18.1.3 added, weight 100",
@@ -170,4 +180,11 @@ fn a_difference_names_what_was_and_what_will_be() {
         "service \"web\", backend \"vm2\", weight: 50 -> 70",
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_timeout_of_fragments_is_whole_seconds() {
+    let found = problems("[fragments]\ntimeout = \"1500ms\"\n");
+    let expected = "weir.toml:1: fragments, timeout: \"1500ms\" is no whole number of seconds";
+    assert_eq!(found, [expected]);
 }

@@ -2,12 +2,12 @@ use lb_common::stats::Reason;
 
 use super::Daemon;
 use super::interfaces::note;
-use crate::api::{BackendView, IcmpView, InterfaceView, ServiceView, Stats, Status};
+use crate::api::{BackendView, FragmentsView, IcmpView, InterfaceView, ServiceView, Stats, Status};
 use crate::dataplane::Dataplane as _;
 use crate::engine::{BackendStatus, EngineError, ServiceStatus};
-use crate::model::{Icmp, Name, ServicePort};
+use crate::model::{Fragments, Icmp, Name, ServicePort};
 use crate::plan::BackendState;
-use crate::spec::NumberOrText;
+use crate::spec::{NumberOrText, show_duration};
 
 impl Daemon {
     pub(super) fn status(&self) -> Result<Status, EngineError> {
@@ -17,6 +17,7 @@ impl Daemon {
             config: self.config_path.display().to_string(),
             interfaces: self.interface_views(),
             icmp: icmp_view(&self.engine.desired().icmp),
+            fragments: fragments_view(&self.engine.desired().fragments),
             services: self.service_views()?,
             overrides: self.overrides.lines(),
             ineffective: self.ineffective.clone(),
@@ -66,6 +67,18 @@ fn icmp_view(icmp: &Icmp) -> IcmpView {
         echo: icmp.echo,
         echo_rate: icmp.echo_rate,
         too_big_rate: icmp.too_big_rate,
+    }
+}
+
+fn fragments_view(fragments: &Fragments) -> FragmentsView {
+    let unknown = if fragments.drop_unknown {
+        "drop"
+    } else {
+        "pass"
+    };
+    FragmentsView {
+        unknown: unknown.to_owned(),
+        timeout: show_duration(fragments.timeout),
     }
 }
 

@@ -181,6 +181,8 @@ fn sizes(limits: &Limits) -> Vec<(&'static str, u32)> {
         (names::FLOWS_V6[1], limits.confirmed_flows),
         (names::FLOWS_V4[2], limits.kept_flows),
         (names::FLOWS_V6[2], limits.kept_flows),
+        (names::FRAGMENTS_V4, limits.fragments),
+        (names::FRAGMENTS_V6, limits.fragments),
     ]
 }
 

@@ -62,7 +62,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 const LINKS: &str = "links";
 
 /// The maps that outlive the daemon: all but read-only data and the explanation.
-pub(super) const MAPS: [&str; 19] = [
+pub(super) const MAPS: [&str; 21] = [
     names::ABI,
     names::SERVICES_V4,
     names::SERVICES_V6,
@@ -82,6 +82,8 @@ pub(super) const MAPS: [&str; 19] = [
     names::FLOWS_V6[0],
     names::FLOWS_V6[1],
     names::FLOWS_V6[2],
+    names::FRAGMENTS_V4,
+    names::FRAGMENTS_V6,
 ];
 
 /// The names of everything that is pinned in a directory of ours.

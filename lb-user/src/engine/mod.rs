@@ -27,7 +27,9 @@ pub use declare::{Prepared, Refused, ServiceDiff};
 pub use status::{BackendStatus, ServiceStatus};
 
 use crate::dataplane::{Dataplane, MapError};
-use crate::model::{Backend, BackendId, Desired, HealthState, Name, NextHop, Observed, Seen, Vip};
+use crate::model::{
+    Backend, BackendId, Desired, Fragments, HealthState, Icmp, Name, NextHop, Observed, Seen, Vip,
+};
 use crate::plan::{BackendState, InstalledService, Segment, Ways};
 use crate::ring::Segments;
 use crate::state::{Slots, StateError};
@@ -133,6 +135,8 @@ pub struct Engine<D> {
     addresses: BTreeSet<IpAddr>,
     /// The settings in the map.
     settings: Settings,
+    /// What they were made of.
+    settings_of: Option<(Icmp, Fragments)>,
     /// Interfaces that packets can be redirected to.
     devices: BTreeSet<u32>,
     /// Those that they can't be redirected to, and why.
@@ -178,6 +182,7 @@ impl<D: Dataplane> Engine<D> {
             filter: BTreeMap::new(),
             addresses: BTreeSet::new(),
             settings: Settings::default(),
+            settings_of: None,
             devices: BTreeSet::new(),
             no_devices: BTreeMap::new(),
         };

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Icmp, Name, Service};
+use super::{Fragments, Icmp, Name, Service};
 
 /// In which mode the XDP program is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +58,8 @@ pub struct Limits {
     pub confirmed_flows: u32,
     /// Entries of a table of kept flows.
     pub kept_flows: u32,
+    /// Entries of a table of first fragments; there is one for IPv4 and one for IPv6.
+    pub fragments: u32,
 }
 
 impl Default for Limits {
@@ -69,6 +71,7 @@ impl Default for Limits {
             half_open_flows: 1 << 18,
             confirmed_flows: 1 << 20,
             kept_flows: 1 << 20,
+            fragments: 1 << 14,
         }
     }
 }
@@ -84,6 +87,8 @@ pub struct Desired {
     pub limits: Limits,
     /// What is answered by ICMP.
     pub icmp: Icmp,
+    /// How fragments are handled.
+    pub fragments: Fragments,
     /// The services by name.
     pub services: BTreeMap<Name, Service>,
 }

@@ -9,6 +9,7 @@
 
 mod backend;
 mod desired;
+mod fragments;
 mod health;
 mod icmp;
 mod name;
@@ -19,6 +20,7 @@ mod vlan;
 
 pub use backend::{Backend, Forward, Mac, Weight};
 pub use desired::{AttachMode, Desired, EncapSource, Interface, Limits};
+pub use fragments::Fragments;
 pub use health::{HealthCheck, HealthState, Probe};
 pub use icmp::Icmp;
 pub use name::{Name, NameError};

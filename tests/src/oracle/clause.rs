@@ -39,10 +39,14 @@ clauses! {
     Ipv4LenShort,
     /// Is an IPv4 packet longer than its frame?
     Ipv4LenLong,
-    /// Is it a fragment, the first one?
-    Ipv4MoreFragments,
     /// Is it a later fragment?
     Ipv4FragmentOffset,
+    /// One that would write over a TCP header's flags?
+    OverFlags,
+    /// Is it the first fragment?
+    Ipv4MoreFragments,
+    /// Of TCP or UDP?
+    FragmentPorts,
     /// Is it ICMP?
     Icmpv4,
     /// Does an IPv6 header contradict its Ethernet type?
@@ -55,6 +59,14 @@ clauses! {
     ExtensionCutOff,
     /// Is there a fragment header?
     Ipv6Fragment,
+    /// Is it cut off?
+    FragmentCutOff,
+    /// Is it a later fragment's?
+    Ipv6Later,
+    /// Is it the first one's?
+    Ipv6First,
+    /// Of ICMPv6?
+    Icmpv6Fragment,
     /// Is it ICMPv6?
     Icmpv6,
     /// Is it TCP?

@@ -2,7 +2,9 @@
 //! virtual address, so its source is the service and its destination the client.
 
 use super::clause::{Clause, Walk};
-use super::read::{Kind, Left, Packet, Place, address4, address6, be16, byte, extensions, part};
+use super::read::{
+    Fragment, Kind, Left, Packet, Place, address4, address6, be16, byte, extensions, part,
+};
 use super::world::Flow;
 
 /// How many bytes of an ICMP message come before what it quotes.
@@ -64,8 +66,10 @@ pub fn about6(ip: &[u8], place: Place, walk: &mut Walk) -> Result<Packet, Left> 
     {
         return Err("pass_icmp");
     }
-    let (protocol, header_len) = extensions(quoted, walk)?;
-    if !walk.at(Clause::QuoteTransport, protocol == 6 || protocol == 17) {
+    let (protocol, header_len, fragment) = extensions(quoted, walk)?;
+    if walk.at(Clause::QuoteFragment, fragment == Fragment::Later)
+        || !walk.at(Clause::QuoteTransport, protocol == 6 || protocol == 17)
+    {
         return Err("pass_icmp");
     }
     if walk.at(Clause::QuotePortsCutOff, quoted.len() < header_len + 4) {

@@ -125,11 +125,19 @@ fn read4(frame: &[u8], l3: usize, walk: &mut Walk) -> Result<Packet, Left> {
         return Err("pass_malformed");
     }
     let ip = part(ip, 0, len);
-    let more_fragments = be16(ip, 6) & 0x2000 != 0;
+    let protocol = byte(ip, 9);
     let offset = be16(ip, 6) & 0x1fff;
-    if walk.at(Clause::Ipv4MoreFragments, more_fragments)
-        || walk.at(Clause::Ipv4FragmentOffset, offset != 0)
-    {
+    if walk.at(Clause::Ipv4FragmentOffset, offset != 0) {
+        // RFC 3128: nobody has a reason to send it.
+        let over_flags = protocol == 6 && offset == 1;
+        return Err(if walk.at(Clause::OverFlags, over_flags) {
+            "pass_malformed"
+        } else {
+            "pass_fragment"
+        });
+    }
+    let first = walk.at(Clause::Ipv4MoreFragments, be16(ip, 6) & 0x2000 != 0);
+    if first && !walk.at(Clause::FragmentPorts, protocol == 6 || protocol == 17) {
         return Err("pass_fragment");
     }
     let place = Place {
@@ -137,8 +145,8 @@ fn read4(frame: &[u8], l3: usize, walk: &mut Walk) -> Result<Packet, Left> {
         len,
         header_len,
         extensions: false,
+        first,
     };
-    let protocol = byte(ip, 9);
     if walk.at(Clause::Icmpv4, protocol == 1) {
         return icmp::about4(ip, place, walk);
     }
@@ -161,14 +169,17 @@ fn read6(frame: &[u8], l3: usize, walk: &mut Walk) -> Result<Packet, Left> {
         return Err("pass_malformed");
     }
     let ip = part(ip, 0, len);
-    let (protocol, header_len) = extensions(ip, walk)?;
+    let (protocol, header_len, fragment) = extensions(ip, walk)?;
+    let first = fragment == Fragment::First;
     let place = Place {
         l3,
         len,
         header_len,
         extensions: header_len > 40,
+        first,
     };
-    if walk.at(Clause::Ipv6Fragment, protocol == 44) {
+    // No first one was seen: trails last for no time here.
+    if fragment == Fragment::Later || walk.at(Clause::Icmpv6Fragment, first && protocol == 58) {
         return Err("pass_fragment");
     }
     if walk.at(Clause::Icmpv6, protocol == 58) {
@@ -177,27 +188,67 @@ fn read6(frame: &[u8], l3: usize, walk: &mut Walk) -> Result<Packet, Left> {
     transport(ip, place, protocol, address6(ip, 8), address6(ip, 24), walk)
 }
 
-/// Walks over up to three hop-by-hop options (0) and destination options (60) headers, as RFC 8200
-/// §4.1 has them. Returns the protocol behind them, and how long all headers are together.
-pub fn extensions(ip: &[u8], walk: &mut Walk) -> Result<(u8, usize), Left> {
-    let mut protocol = byte(ip, 6);
-    let mut len = 40;
-    for _ in 0..3 {
-        if !walk.at(Clause::Extension, protocol == 0 || protocol == 60) {
+/// What of a datagram an IPv6 packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// All of it, also with a fragment header (RFC 6946).
+    Whole,
+    /// The first fragment: it has the transport header.
+    First,
+    /// Another one.
+    Later,
+}
+
+/// Walks over up to three hop-by-hop options (0) and destination options (60) headers, a fragment
+/// header (44) behind them and another options header behind that, as RFC 8200 §4.1 has them. Returns
+/// the protocol behind all, how long all headers are together, and what of a datagram it is.
+pub fn extensions(ip: &[u8], walk: &mut Walk) -> Result<(u8, usize, Fragment), Left> {
+    let (mut protocol, mut len) = (byte(ip, 6), 40);
+    options(ip, 3, &mut protocol, &mut len, walk)?;
+    if !walk.at(Clause::Ipv6Fragment, protocol == 44) {
+        return Ok((protocol, len, Fragment::Whole));
+    }
+    if walk.at(Clause::FragmentCutOff, len + 8 > ip.len()) {
+        return Err("pass_malformed");
+    }
+    let position = be16(ip, len + 2);
+    protocol = byte(ip, len);
+    len += 8;
+    if walk.at(Clause::Ipv6Later, position >> 3 != 0) {
+        return Ok((protocol, len, Fragment::Later));
+    }
+    let fragment = if walk.at(Clause::Ipv6First, position & 1 != 0) {
+        Fragment::First
+    } else {
+        Fragment::Whole
+    };
+    options(ip, 1, &mut protocol, &mut len, walk)?;
+    Ok((protocol, len, fragment))
+}
+
+fn options(
+    ip: &[u8],
+    most: usize,
+    protocol: &mut u8,
+    len: &mut usize,
+    walk: &mut Walk,
+) -> Result<(), Left> {
+    for _ in 0..most {
+        if !walk.at(Clause::Extension, *protocol == 0 || *protocol == 60) {
             break;
         }
         // In units of eight bytes, not counting the first eight.
-        let end = len + 8 + usize::from(byte(ip, len + 1)) * 8;
+        let end = *len + 8 + usize::from(byte(ip, *len + 1)) * 8;
         if walk.at(
             Clause::ExtensionCutOff,
-            len + 2 > ip.len() || end > ip.len(),
+            *len + 2 > ip.len() || end > ip.len(),
         ) {
             return Err("pass_malformed");
         }
-        protocol = byte(ip, len);
-        len = end;
+        *protocol = byte(ip, *len);
+        *len = end;
     }
-    Ok((protocol, len))
+    Ok(())
 }
 
 /// Where an IP packet is, and how long its headers are: see [`Packet`].
@@ -211,6 +262,8 @@ pub struct Place {
     pub header_len: usize,
     /// See there.
     pub extensions: bool,
+    /// Whether it is the first fragment of its datagram.
+    pub first: bool,
 }
 
 fn transport(
@@ -266,6 +319,7 @@ fn transport(
         extensions: place.extensions,
         kind,
         sequence,
-        has_checksum,
+        // A fragment's is that of the whole datagram.
+        has_checksum: has_checksum && !place.first,
     })
 }

@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     half_open_flows: 64,
     confirmed_flows: 64,
     kept_flows: 64,
+    fragments: 256,
 };
 
 /// An engine on memory, with a clock that only moves when told.

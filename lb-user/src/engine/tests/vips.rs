@@ -155,6 +155,13 @@ fn settings_follow_the_declaration_and_are_written_once() {
     world.declare(desired.clone());
     assert_eq!(settings(&world).echo, 0);
     assert_eq!(settings(&world).echo_rate.interval_ns, 250_000_000);
+    // A thousand jiffies a second.
+    assert_eq!(settings(&world).fragment_jiffies, 30_000);
+    desired.fragments.drop_unknown = true;
+    desired.fragments.timeout = Duration::from_secs(2);
+    world.declare(desired.clone());
+    assert_eq!(settings(&world).drop_unknown_fragments, 1);
+    assert_eq!(settings(&world).fragment_jiffies, 2000);
     // Until it is told, a new daemon leaves them alone.
     let mut world = world.restart();
     assert_eq!(settings(&world).echo, 0);

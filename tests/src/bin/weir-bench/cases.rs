@@ -1,7 +1,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use lb_tests::frame::{Address, L4, Packet};
+use lb_tests::frame::{Address, L4, Packet, ethernet};
+use lb_tests::pieces::seal;
 use lb_user::model::{Forward, Limits};
 
 use super::world::{ROWS, XDP_PASS, XDP_TX};
@@ -32,6 +33,25 @@ pub enum Fate {
     Refused,
 }
 
+/// A fragment of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// The first one: it leaves a trail.
+    First,
+    /// A later one, which follows it.
+    Later,
+}
+
+impl Fragment {
+    /// The last four bytes of an IPv4 header's first eight: identification, flags, offset.
+    const fn word(self) -> [u8; 4] {
+        match self {
+            Self::First => [0, 7, 0x20, 0],
+            Self::Later => [0, 7, 0, 0xb9],
+        }
+    }
+}
+
 /// What is not ours about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Other {
@@ -58,6 +78,8 @@ pub struct Case {
     pub flows: RangeInclusive<u32>,
     /// What happens to its packets.
     pub fate: Fate,
+    /// Which fragment of its datagram each packet is.
+    pub fragment: Option<Fragment>,
     syn: bool,
     other: Option<Other>,
 }
@@ -75,6 +97,7 @@ impl Case {
             moved: false,
             flows: ANY,
             fate: Fate::Sent,
+            fragment: None,
             syn: false,
             other: None,
         }
@@ -119,6 +142,17 @@ impl Case {
             syn: true,
             ..Self::new("tcp syn -> ipip", own)
         });
+        // The driver varies an IPv6 packet's flow where a fragment header would be.
+        if own.is_ipv4() {
+            for (which, fragment) in [("first", Fragment::First), ("later", Fragment::Later)] {
+                cases.push(Self {
+                    udp: true,
+                    flows: 1..=1 << 14,
+                    fragment: Some(fragment),
+                    ..Self::new(&format!("udp {which} fragment -> ipip"), own)
+                });
+            }
+        }
         cases
     }
 
@@ -207,9 +241,29 @@ impl Case {
         }
     }
 
+    /// Returns that packet's IP packet.
+    pub fn ip(&self, syn: bool) -> Vec<u8> {
+        self.ip_of(syn, self.fragment)
+    }
+
+    fn ip_of(&self, syn: bool, fragment: Option<Fragment>) -> Vec<u8> {
+        let mut ip = self.packet(syn).ip();
+        if let Some(fragment) = fragment {
+            ip.splice(4..8, fragment.word());
+            seal(&mut ip);
+        }
+        ip
+    }
+
+    /// Returns the frame of what must have been seen before, if there is such.
+    pub fn before(&self) -> Option<Vec<u8>> {
+        let later = self.fragment == Some(Fragment::Later);
+        later.then(|| framed(&self.ip_of(false, Some(Fragment::First))))
+    }
+
     /// Returns that packet's frame.
     pub fn frame(&self, syn: bool) -> Vec<u8> {
-        let mut frame = self.packet(syn).frame(None);
+        let mut frame = framed(&self.ip(syn));
         if self.other == Some(Other::Arp) {
             frame[12..14].copy_from_slice(&[0x08, 0x06]);
         }
@@ -242,6 +296,7 @@ impl Case {
                     half_open_flows: twice,
                     confirmed_flows: twice,
                     kept_flows: twice,
+                    fragments: twice,
                     ..usual
                 }
             }
@@ -288,4 +343,9 @@ impl Case {
             Fate::Sent | Fate::Passed | Fate::Tracked | Fate::Inserted => 0,
         }
     }
+}
+
+/// Puts an IP packet into a frame as a client's router sends it.
+fn framed(ip: &[u8]) -> Vec<u8> {
+    ethernet([2, 0, 0, 0, 9, 9], [2, 0, 0, 0, 0, 0xee], None, ip)
 }

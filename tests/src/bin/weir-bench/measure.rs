@@ -2,10 +2,11 @@ use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use lb_tests::driver::{Driver, Load};
-use lb_tests::frame::{Address, Entropy, Packet, ethernet, wrap};
+use lb_tests::frame::{Address, Entropy, ethernet, wrap};
+use lb_tests::pieces::seal;
 use lb_user::model::Forward;
 
-use super::cases::{Case, Fate};
+use super::cases::{Case, Fate, Fragment};
 use super::world::{self, Counters, World};
 
 /// Packets of a timed run, at least: as many as there are flows, so that it meets all of them.
@@ -56,6 +57,13 @@ pub fn measure(
         };
         driver.time(&opening, flows, verdict)?;
         driver.time(&load, flows, verdict)?;
+    }
+    if let Some(before) = case.before() {
+        let before = Load {
+            frame: &before,
+            ..load
+        };
+        driver.time(&before, flows, verdict)?;
     }
     let (answer, left) = driver.once(&load)?;
     ensure!(answer == verdict, "{}: the verdict is {answer}", case.name);
@@ -112,7 +120,7 @@ fn check_frame(case: &Case, frame: &[u8], left: &[u8]) -> Result<()> {
     let expected = if case.fate == Fate::Passed {
         frame.to_vec()
     } else {
-        sent(case, &case.packet(case.opens()), left)?
+        sent(case, case.ip(case.opens()), left)?
     };
     ensure!(
         left == expected,
@@ -124,8 +132,8 @@ fn check_frame(case: &Case, frame: &[u8], left: &[u8]) -> Result<()> {
 
 /// Returns the frame that is sent. Which backend it is for, and the bits of the flow's hash in it,
 /// nobody knows but the program: they are taken from what left.
-fn sent(case: &Case, packet: &Packet, left: &[u8]) -> Result<Vec<u8>> {
-    let grown = frame_len(case, packet);
+fn sent(case: &Case, inner: Vec<u8>, left: &[u8]) -> Result<Vec<u8>> {
+    let grown = frame_len(case, &inner);
     ensure!(
         left.len() == grown,
         "{}: {} bytes left, not {grown}",
@@ -144,20 +152,25 @@ fn sent(case: &Case, packet: &Packet, left: &[u8]) -> Result<Vec<u8>> {
         Forward::Gue(port) => Some(port.get()),
         Forward::L2 | Forward::Ipip | Forward::Overlay(_) => None,
     };
-    let inner = packet.ip();
     let ip = match case.forward {
         Forward::L2 => inner,
         Forward::Overlay(_) => anyhow::bail!("{}: no case has an overlay", case.name),
         Forward::Ipip | Forward::Gue(_) => {
             let entropy = Entropy::of(left, false, outer_v4, port.is_some());
-            wrap(&inner, wire(source), wire(destination), port, entropy)
+            let mut outer = wrap(&inner, wire(source), wire(destination), port, entropy);
+            if case.fragment == Some(Fragment::Later) {
+                // Its offset makes its identification another than the first one's.
+                outer[5] = outer[5].wrapping_add(0xb9);
+                seal(&mut outer[..20]);
+            }
+            outer
         }
     };
     Ok(ethernet(world::OWN, world::mac(number), None, &ip))
 }
 
-fn frame_len(case: &Case, packet: &Packet) -> usize {
-    packet.frame(None).len() + usize::try_from(case.grow()).unwrap_or(0)
+fn frame_len(case: &Case, inner: &[u8]) -> usize {
+    14 + inner.len() + usize::try_from(case.grow()).unwrap_or(0)
 }
 
 fn wire(address: IpAddr) -> Address {

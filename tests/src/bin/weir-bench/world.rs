@@ -156,6 +156,10 @@ impl World {
             kernel.set_vip_filter(index, kinds | kind)?;
         }
         kernel.add_address(vip.address)?;
+        kernel.set_settings(&lb_common::settings::Settings {
+            fragment_jiffies: u32::MAX,
+            ..Default::default()
+        })?;
         Ok(())
     }
 

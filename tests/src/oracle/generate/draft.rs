@@ -15,7 +15,7 @@ pub struct Draft {
     pub class: u8,
     /// IPv4: identification. IPv6: flow label.
     pub identification: u16,
-    /// IPv4: the word with flags and fragment offset.
+    /// The word with flags and fragment offset as IPv4 has it; IPv6 has it in its fragment header.
     pub flags: u16,
     /// IPv4: options, a multiple of four bytes.
     pub options: Vec<u8>,
@@ -75,6 +75,16 @@ impl Draft {
                 let segment = self.summed(&[source.octets(), destination.octets()].concat());
                 let (mut next, mut body) = (self.protocol, segment);
                 for (number, eights) in self.extensions.iter().rev() {
+                    if *number == 44 {
+                        // RFC 8200 §4.5: offset and "more fragments" are IPv4's, another way around.
+                        let position = self.flags << 3 | self.flags >> 13 & 1;
+                        let mut header = vec![next, 0];
+                        header.extend(position.to_be_bytes());
+                        header.extend(u32::from(self.identification).to_be_bytes());
+                        header.append(&mut body);
+                        (next, body) = (*number, header);
+                        continue;
+                    }
                     let mut extension = vec![next, *eights];
                     // PadN (RFC 8200 §4.2) over the rest.
                     let rest = 8 * (usize::from(*eights) + 1) - 2;

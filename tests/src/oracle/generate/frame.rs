@@ -233,6 +233,15 @@ pub fn one_of_each(vips: [IpAddr; 2]) -> Vec<(&'static str, Vec<u8>)> {
             }
             add(name, &draft);
         }
+        for (name, flags) in [("first fragment", 0x2000), ("later fragment", 0x0003)] {
+            let segment = tcp((1, 80), 1000, ACK, b"payload of a fragment");
+            let mut draft = Draft::new(client, vip, 6, segment);
+            draft.flags = flags;
+            if vip.is_ipv6() {
+                draft.extensions = vec![(44, 0), (60, 0)];
+            }
+            add(name, &draft);
+        }
         let mut quoted = answer.clone();
         if vip.is_ipv4() {
             quoted.options = vec![1; 8];
