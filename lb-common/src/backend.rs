@@ -1,5 +1,7 @@
 //! Backends and the templates that reach them.
 
+use crate::nat::Translation;
+
 /// A backend's place in the backend map: 1 ..= 2^24 - 1. Slot 0 means "no backend".
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,6 +146,10 @@ pub enum TemplateKind {
     Ipv4Overlay = 10,
     /// Ethernet, outer IPv6, UDP and the header of an overlay.
     Ipv6Overlay = 11,
+    /// A new Ethernet header, and another IPv4 destination and port.
+    NatIpv4 = 6,
+    /// A new Ethernet header, and another IPv6 destination and port.
+    NatIpv6 = 7,
 }
 
 impl TemplateKind {
@@ -158,6 +164,8 @@ impl TemplateKind {
             5 => Self::Ipv6Udp,
             10 => Self::Ipv4Overlay,
             11 => Self::Ipv6Overlay,
+            6 => Self::NatIpv4,
+            7 => Self::NatIpv6,
             _ => Self::Unreachable,
         }
     }
@@ -167,7 +175,7 @@ impl TemplateKind {
     #[inline(always)]
     pub const fn outer_len(self) -> usize {
         match self {
-            Self::Unreachable | Self::L2 => 0,
+            Self::Unreachable | Self::L2 | Self::NatIpv4 | Self::NatIpv6 => 0,
             Self::Ipv4 => 20,
             Self::Ipv6 => 40,
             Self::Ipv4Udp | Self::Ipv4Overlay => 28,
@@ -215,6 +223,7 @@ pub struct Template {
     /// Not used, zero: puts `outer` on a multiple of four bytes.
     pub _pad2: u8,
     /// The outer headers, `kind.outer_len()` bytes. Lengths, checksums and entropy bits are zero.
+    /// NAT: a [`Translation`], see [`Template::translation`].
     pub outer: [u8; OUTER_MAX],
     /// The last four bytes of an Ethernet header with two VLAN tags. They are so far back that all
     /// other templates stay in the cache lines that they have.
@@ -269,6 +278,14 @@ impl Template {
     pub const fn kind(&self) -> TemplateKind {
         TemplateKind::from_byte(self.kind)
     }
+
+    /// Returns what a template of a NAT kind puts in place of the virtual address and port.
+    #[inline(always)]
+    pub const fn translation(&self) -> &Translation {
+        // SAFETY: the assertions below say that it fits in there, aligned; it takes every pattern
+        // of bits, and has no padding.
+        unsafe { &*self.outer.as_ptr().cast() }
+    }
 }
 
 /// A value of the backend map: one map lookup gives all that forwarding needs.
@@ -300,6 +317,9 @@ const _: () = assert!(
 const _: () = assert!(
     (core::mem::offset_of!(Backend, templates) + size_of::<Template>()).is_multiple_of(CACHE_LINE)
 );
+const _: () = assert!(core::mem::offset_of!(Template, outer) % align_of::<Translation>() == 0);
+const _: () = assert!(align_of::<Template>() >= align_of::<Translation>());
+const _: () = assert!(OUTER_MAX >= size_of::<Translation>());
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ pub mod flow;
 pub mod fragment;
 pub mod hash;
 pub mod map_names;
+pub mod nat;
 pub mod outer;
 #[cfg(feature = "user")]
 mod pod;

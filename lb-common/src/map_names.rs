@@ -26,6 +26,10 @@ pub const FLOWS_V6: [&str; 3] = ["HALF_OPEN_V6", "CONFIRMED_V6", "KEPT_V6"];
 pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
 /// `LruHashMap<FragmentKey6, Fragment>`.
 pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+/// `HashMap<ServiceKey4, NatSource>`, by a VM's address, port (0: any) and protocol.
+pub const NAT_SOURCES_V4: &str = "NAT_SOURCES_V4";
+/// `HashMap<ServiceKey6, NatSource>`.
+pub const NAT_SOURCES_V6: &str = "NAT_SOURCES_V6";
 /// `DevMapHash`: the interfaces that packets may be redirected to, by index.
 pub const DEVICES: &str = "DEVICES";
 /// `PerCpuArray<BackendStats>`, by backend slot.

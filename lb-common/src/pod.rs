@@ -26,6 +26,7 @@ pod! {
     crate::fragment::FragmentKey4,
     crate::fragment::FragmentKey6,
     crate::hash::HashKey,
+    crate::nat::NatSource,
     crate::row::Row,
     crate::service::Service,
     crate::service::ServiceKey4,

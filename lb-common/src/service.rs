@@ -55,6 +55,9 @@ pub const VIP_ANY_PORT: u8 = 2;
 /// Bit of a VIP filter entry, by port 0: some address of this entry is one of a service. It is asked
 /// by packets that have no port.
 pub const VIP_ADDRESS: u8 = 4;
+/// Bit of a VIP filter entry: some address of this entry, with port 0, is a VM's whose answers are
+/// translated.
+pub const VIP_NAT_SOURCE: u8 = 8;
 
 /// Returns the VIP filter entry of an address, from its last 32 bits in memory order, and a port in
 /// memory order; 0 for "any port".

@@ -76,11 +76,20 @@ pub enum Reason {
     /// Dropped: a later fragment to a service's address of which no first one was seen, as the operator
     /// wants it.
     DropFragment = 18,
+    /// A VM's answer, or its ICMP error, translated and sent.
+    Answer = 19,
+    /// A VM's answer, translated and passed: the host knows the way, or must look for it.
+    AnswerByHost = 20,
+    /// Passed untouched though it comes from a VM's translated address and port: it is for this
+    /// host, or for nobody that can be reached, or the host must answer (time to live, size).
+    PassFromVm = 21,
+    /// Passed untouched: a VM's answer, but this host forwards nothing.
+    PassForwardingOff = 22,
 }
 
 impl Reason {
     /// Number of reasons.
-    pub const COUNT: usize = 19;
+    pub const COUNT: usize = 23;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -103,6 +112,10 @@ impl Reason {
         Self::DropTooLong,
         Self::Fragment,
         Self::DropFragment,
+        Self::Answer,
+        Self::AnswerByHost,
+        Self::PassFromVm,
+        Self::PassForwardingOff,
     ];
 
     /// Returns the reason's name, as counters and listings show it.
@@ -127,6 +140,10 @@ impl Reason {
             Self::DropTooLong => "drop_too_long",
             Self::Fragment => "fragment",
             Self::DropFragment => "drop_fragment",
+            Self::Answer => "answer",
+            Self::AnswerByHost => "answer_by_host",
+            Self::PassFromVm => "pass_from_vm",
+            Self::PassForwardingOff => "pass_forwarding_off",
         }
     }
 }

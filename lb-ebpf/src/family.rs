@@ -2,7 +2,9 @@
 
 use aya_ebpf::bindings::xdp_md;
 use lb_common::{
+    backend::TemplateKind,
     hash,
+    nat::Translation,
     service::{Service, VIP_ANY_PORT, VIP_EXACT},
     stats::Reason,
 };
@@ -13,14 +15,18 @@ use crate::{
     flow::{self, Question},
     fragment::{self, FragmentTable, Piece},
     maps::{self, FlowTable},
-    too_big,
+    nat, too_big,
     trace::Trace,
+    translate::Packed,
 };
 
 /// An address family.
 pub trait Family {
     /// A flow key as 32-bit words: [`lb_common::flow::FlowKey4`], [`lb_common::flow::FlowKey6`].
     type Key: Copy + 'static;
+
+    /// The kind of template that translates within the family.
+    const NAT: TemplateKind;
 
     /// Returns the flow's hash.
     fn hash(key: &Self::Key) -> u64;
@@ -55,6 +61,17 @@ pub trait Family {
 
     /// Writes down where a first fragment goes: see [`crate::fragment`].
     fn leave_trail(ctx: *mut xdp_md, slot: u32, service: u32, entropy: u32);
+    /// Returns the last 32 bits of the source address.
+    fn source_low32(key: &Self::Key) -> u32;
+
+    /// Returns the flow's protocol.
+    fn protocol(key: &Self::Key) -> u32;
+
+    /// Translates a packet to a VM. Returns 0 if it could not.
+    fn to_vm(ctx: *mut xdp_md, place: Packed, to: &Translation) -> u32;
+
+    /// Translates a VM's answer and finds its way: see [`crate::nat`].
+    fn answer(ctx: *mut xdp_md, place: Packed) -> u32;
 
     /// The tables, in the order of [`lb_common::flow::Table`].
     fn half_open() -> &'static FlowTable<Self::Key>;
@@ -98,12 +115,21 @@ fn second_port(ports: u32) -> u16 {
     u16::from_ne_bytes([a, b])
 }
 
+/// Returns the first byte of a key's last word.
+#[inline(always)]
+fn first_byte(word: u32) -> u32 {
+    let [byte, ..] = word.to_ne_bytes();
+    byte.into()
+}
+
 /// IPv4.
 pub struct V4;
 
 impl Family for V4 {
     /// Source, destination, ports, protocol.
     type Key = [u32; 4];
+
+    const NAT: TemplateKind = TemplateKind::NatIpv4;
 
     #[inline(always)]
     fn hash(key: &Self::Key) -> u64 {
@@ -156,6 +182,26 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn source_low32(key: &Self::Key) -> u32 {
+        key[0]
+    }
+
+    #[inline(always)]
+    fn protocol(key: &Self::Key) -> u32 {
+        first_byte(key[3])
+    }
+
+    #[inline(always)]
+    fn to_vm(ctx: *mut xdp_md, place: Packed, to: &Translation) -> u32 {
+        nat::nat_to_vm_v4(ctx, place.0, place.1, to)
+    }
+
+    #[inline(always)]
+    fn answer(ctx: *mut xdp_md, place: Packed) -> u32 {
+        nat::nat_answer_v4(ctx, place.0, place.1)
+    }
+
+    #[inline(always)]
     fn half_open() -> &'static FlowTable<Self::Key> {
         &maps::HALF_OPEN_V4
     }
@@ -191,6 +237,8 @@ pub struct V6;
 impl Family for V6 {
     /// Source, destination (four words each), ports, protocol.
     type Key = [u32; 10];
+
+    const NAT: TemplateKind = TemplateKind::NatIpv6;
 
     #[inline(always)]
     fn hash(key: &Self::Key) -> u64 {
@@ -245,6 +293,26 @@ impl Family for V6 {
     #[inline(always)]
     fn leave_trail(ctx: *mut xdp_md, slot: u32, service: u32, entropy: u32) {
         fragment::leave_v6(ctx, slot, service, entropy);
+    }
+
+    #[inline(always)]
+    fn source_low32(key: &Self::Key) -> u32 {
+        key[3]
+    }
+
+    #[inline(always)]
+    fn protocol(key: &Self::Key) -> u32 {
+        first_byte(key[9])
+    }
+
+    #[inline(always)]
+    fn to_vm(ctx: *mut xdp_md, place: Packed, to: &Translation) -> u32 {
+        nat::nat_to_vm_v6(ctx, place.0, place.1, to)
+    }
+
+    #[inline(always)]
+    fn answer(ctx: *mut xdp_md, place: Packed) -> u32 {
+        nat::nat_answer_v6(ctx, place.0, place.1)
     }
 
     #[inline(always)]

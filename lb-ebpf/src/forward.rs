@@ -10,7 +10,7 @@ use lb_common::{
 
 use lb_ebpf::packet::{Bytes, Context, Frame};
 
-use crate::{family::Family, maps, parse::Parsed};
+use crate::{family::Family, maps, nat, parse::Parsed};
 
 /// How a packet was sent.
 pub enum Sent {
@@ -32,6 +32,13 @@ pub fn forward<F: Family>(
     match template.kind() {
         TemplateKind::Unreachable => return Err(Reason::DropUnreachable),
         TemplateKind::L2 => {
+            ethernet::<0>(ctx, packet.l3, template)?;
+        }
+        kind @ (TemplateKind::NatIpv4 | TemplateKind::NatIpv6) => {
+            if kind != F::NAT {
+                return Err(Reason::DropUnreachable);
+            }
+            nat::to_vm(ctx, packet, template.translation())?;
             ethernet::<0>(ctx, packet.l3, template)?;
         }
         TemplateKind::Ipv4 => {

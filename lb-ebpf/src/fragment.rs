@@ -190,6 +190,9 @@ pub fn piece_v4(frame: Frame<'_>) -> Result<Piece<V4>, Reason> {
         packet: Parsed {
             key: [0; 4],
             l3,
+            // Nothing of the transport is here.
+            l4: 0,
+            quoted: 0,
             frame_len: frame.bytes(),
             ip_len: u16::from_be(header.get16::<2>()),
             tos: header.get8::<1>(),
@@ -230,6 +233,9 @@ pub fn piece_v6(frame: Frame<'_>) -> Result<Piece<V6>, Reason> {
         packet: Parsed {
             key: [0; 10],
             l3,
+            // Nothing of the transport is here.
+            l4: 0,
+            quoted: 0,
             frame_len: frame.bytes(),
             ip_len: u16::from_be(header.get16::<4>()).saturating_add(40),
             tos: traffic_class_v6(header.get32::<0>()),

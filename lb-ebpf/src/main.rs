@@ -22,10 +22,13 @@ mod forward;
 mod fragment;
 mod icmp;
 mod maps;
+mod nat;
 mod parse;
 mod pipeline;
+mod route;
 mod too_big;
 mod trace;
+mod translate;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 

@@ -14,6 +14,7 @@ use lb_common::{
     explain::Explanation,
     flow::FlowEntry,
     hash::HashKey,
+    nat::NatSource,
     row::Row,
     service::{Service, VIP_ADDRESS, VIP_FILTER_LEN},
     settings::{Limited, Settings},
@@ -32,6 +33,13 @@ static ABI: Array<u32> = Array::with_max_entries(1, 0);
 pub static SERVICES_V4: HashMap<[u32; 2], Service> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static SERVICES_V6: HashMap<[u32; 5], Service> = HashMap::with_max_entries(4096, 0);
+/// What the answers of VMs come from. Empty, and allocated entry by entry, where nobody uses NAT.
+#[map]
+pub static NAT_SOURCES_V4: HashMap<[u32; 2], NatSource> =
+    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+pub static NAT_SOURCES_V6: HashMap<[u32; 5], NatSource> =
+    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]
 static VIP_FILTER: Array<u8> = Array::with_max_entries(VIP_FILTER_LEN, 0);
 #[map]

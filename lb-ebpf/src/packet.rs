@@ -162,7 +162,19 @@ macro_rules! accessors {
     };
 }
 
-impl<const LEN: usize> Bytes<'_, LEN> {
+impl<'a, const LEN: usize> Bytes<'a, LEN> {
+    /// Returns the `PART` bytes at `OFFSET`.
+    #[inline(always)]
+    pub fn part<const OFFSET: usize, const PART: usize>(self) -> Bytes<'a, PART> {
+        const { assert!(OFFSET + PART <= LEN) };
+        Bytes {
+            // SAFETY: `Frame::at` checked that `LEN` bytes from `start` are in the frame, and the
+            // line above that the part is among them.
+            start: unsafe { self.start.add(OFFSET) },
+            _borrow: PhantomData,
+        }
+    }
+
     accessors!(get8, set8, u8);
     accessors!(get16, set16, u16);
     accessors!(get32, set32, u32);

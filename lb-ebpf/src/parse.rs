@@ -47,6 +47,11 @@ pub struct Parsed<F: Family> {
     pub key: F::Key,
     /// Offset of the IP header: 14, 18 behind a VLAN tag, or 22 behind two.
     pub l3: usize,
+    /// Offset of the transport header, or that of the ICMP error; 0 if there is none in this
+    /// packet.
+    pub l4: usize,
+    /// ICMP error: offset of the transport header of the packet that it quotes. Else 0.
+    pub quoted: usize,
     /// The frame's length in bytes.
     pub frame_len: usize,
     /// The IP packet's length in bytes; the frame may be longer (padding).
@@ -151,6 +156,8 @@ fn ipv4(frame: Frame<'_>, l3: usize) -> Result<Parsed<V4>, Reason> {
             u32::from_ne_bytes([proto, 0, 0, 0]),
         ],
         l3,
+        l4: l3 + header_len,
+        quoted: 0,
         frame_len: frame.bytes(),
         ip_len,
         tos: header.get8::<1>(),
@@ -218,6 +225,8 @@ fn ipv6(frame: Frame<'_>, l3: usize) -> Result<Parsed<V6>, Reason> {
             u32::from_ne_bytes([proto, 0, 0, 0]),
         ],
         l3,
+        l4: l3 + 40 + extensions,
+        quoted: 0,
         frame_len: frame.bytes(),
         ip_len,
         tos: outer::traffic_class_v6(first),

@@ -8,7 +8,7 @@ use lb_ebpf::packet::Context;
 use crate::{
     echo,
     family::{Family, find_service},
-    flow, forward, fragment, maps,
+    flow, forward, fragment, maps, nat,
     parse::{ETHERTYPE_IPV4, Packet, Parsed, network_header, parse},
     too_big,
     trace::Trace,
@@ -56,12 +56,7 @@ fn fragment<T: Trace>(ctx: &mut Context, _: &T) -> u32 {
 #[inline(always)]
 fn serve<F: Family, T: Trace>(ctx: &mut Context, packet: &Parsed<F>, trace: &T) -> u32 {
     let Some(service) = find_service::<F>(&packet.key) else {
-        trace.left(if packet.icmp_error {
-            Reason::PassIcmp
-        } else {
-            Reason::PassNoService
-        });
-        return xdp_action::XDP_PASS;
+        return nat::from_vm(ctx, packet, trace);
     };
     if packet.icmp_error {
         trace.count(Reason::IcmpError);

@@ -16,3 +16,4 @@ pub mod ring;
 pub mod spec;
 pub mod state;
 pub mod template;
+pub mod translation;

@@ -10,9 +10,11 @@ use lb_common::{
     PROTO_IPIP, PROTO_IPV6, PROTO_UDP,
     backend::{ETH_MAX, OUTER_MAX, Template, TemplateKind},
     csum,
+    nat::Translation,
 };
 
-use crate::model::{Backend, EncapSource, Forward, NextHop};
+use crate::model::{Backend, EncapSource, Forward, NextHop, Vip};
+use crate::translation;
 use overlay::Part;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -47,14 +49,14 @@ pub enum TemplateError {
 /// What every IPv4 link carries (RFC 791 §3.2).
 const LEAST: u32 = 68;
 
-/// Returns the template that brings packets for a service of `vip`'s family to `backend`.
+/// Returns the template that brings packets for `vip` to `backend`.
 pub fn build(
-    vip: IpAddr,
+    vip: Vip,
     backend: &Backend,
     hop: &NextHop,
     source: &EncapSource,
 ) -> Result<Template, TemplateError> {
-    let inner_proto = if vip.is_ipv4() {
+    let inner_proto = if vip.address.is_ipv4() {
         PROTO_IPIP
     } else {
         PROTO_IPV6
@@ -62,9 +64,10 @@ pub fn build(
     let template = match (backend.forward, backend.address) {
         (Forward::L2, _) => Outer {
             kind: TemplateKind::L2,
-            ethertype: ethertype(vip),
+            ethertype: ethertype(vip.address),
             ..Outer::default()
         },
+        (Forward::Nat, _) => Outer::nat(vip, backend),
         (Forward::Ipip, IpAddr::V4(to)) => {
             Outer::ipv4(TemplateKind::Ipv4, source_v4(hop, source)?, to, inner_proto)
         }
@@ -78,7 +81,7 @@ pub fn build(
             Outer::udp_v6(TemplateKind::Ipv6Udp, source_v6(hop, source)?, to, port)
         }
         (Forward::Overlay(overlay), to) => {
-            let part = Part::new(&overlay, ethertype(vip), hop.source_mac)?;
+            let part = Part::new(&overlay, ethertype(vip.address), hop.source_mac)?;
             let outer = match to {
                 IpAddr::V4(to) => {
                     let source = source_v4(hop, source)?;
@@ -114,7 +117,7 @@ fn max_len(mtu: u32, overhead: u32) -> Result<u16, TemplateError> {
 pub fn overhead(backend: &Backend) -> u32 {
     let ip = if backend.address.is_ipv4() { 20 } else { 40 };
     match backend.forward {
-        Forward::L2 => 0,
+        Forward::L2 | Forward::Nat => 0,
         Forward::Ipip => ip,
         Forward::Gue(_) => ip + 8,
         Forward::Overlay(overlay) => ip + 8 + overlay::part_len(&overlay) as u32,
@@ -188,6 +191,26 @@ impl Outer {
             + csum::sum(&to.octets())
             + csum::sum(&[0, PROTO_UDP])
             + csum::sum(&port);
+        outer
+    }
+
+    /// Nothing outside: the packet's own address and port change.
+    fn nat(vip: Vip, backend: &Backend) -> Self {
+        let kind = if vip.address.is_ipv4() {
+            TemplateKind::NatIpv4
+        } else {
+            TemplateKind::NatIpv6
+        };
+        let to = Translation::new(
+            translation::end(&vip),
+            translation::end(&backend.translated(&vip)),
+        );
+        let mut outer = Self {
+            kind,
+            ethertype: ethertype(vip.address),
+            ..Self::default()
+        };
+        put(&mut outer.bytes, 0, bytemuck::bytes_of(&to));
         outer
     }
 

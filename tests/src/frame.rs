@@ -20,6 +20,8 @@ pub struct Packet {
     pub sequence: u32,
     /// Type of service or traffic class.
     pub tos: u8,
+    /// Time to live or hop limit.
+    pub hops: u8,
     /// IPv4: identification and "don't fragment".
     pub id_df: (u16, bool),
     /// IPv4 options: a multiple of 4 bytes.
@@ -86,6 +88,7 @@ impl Packet {
             l4,
             sequence: l4.sequence(),
             tos: 0,
+            hops: 61,
             id_df: (7, true),
             options: Vec::new(),
             extensions: Vec::new(),
@@ -136,7 +139,7 @@ impl Packet {
             },
         );
         let mut header =
-            Ipv4Header::new(0, 61, self.protocol(), source, destination).expect("a header");
+            Ipv4Header::new(0, self.hops, self.protocol(), source, destination).expect("a header");
         header.options = Ipv4Options::try_from(self.options.as_slice()).expect("options");
         header.set_payload_len(l4.len()).expect("a length");
         tos4(&mut header, self.tos);
@@ -171,7 +174,7 @@ impl Packet {
             flow_label: 0x12345.try_into().expect("a label"),
             payload_length: body.len() as u16,
             next_header,
-            hop_limit: 61,
+            hop_limit: self.hops,
             source,
             destination,
         };

@@ -85,9 +85,30 @@ impl Netns {
         })
     }
 
+    /// Moves the calling thread into it, until the guard is dropped: for what can't leave its
+    /// thread, as a loaded program.
+    pub fn stay(&self) -> Stay {
+        let home = File::open("/proc/thread-self/ns/net").expect("this thread's namespace");
+        let file = File::open(self.path()).expect("the namespace's file");
+        setns(file, CloneFlags::CLONE_NEWNET).expect("entering the namespace");
+        Stay { home }
+    }
+
     /// Returns the index of an interface in it.
     pub fn ifindex(&self, interface: &str) -> u32 {
         self.enter(|| nix::net::if_::if_nametoindex(interface).expect(interface))
+    }
+}
+
+/// A thread's stay in another namespace than its own.
+#[derive(Debug)]
+pub struct Stay {
+    home: File,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let _ = setns(&self.home, CloneFlags::CLONE_NEWNET);
     }
 }
 

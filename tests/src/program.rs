@@ -7,16 +7,20 @@ use std::num::NonZeroU16;
 use lb_common::backend::{BackendSlot, Head, Template};
 use lb_common::flow::Table;
 use lb_common::hash::HashKey;
+use lb_common::nat::{NatSource, Translation};
 use lb_common::row::Row;
-use lb_common::service::Service;
+use lb_common::service::{Service, VIP_NAT_SOURCE};
 use lb_common::stats::Reason;
 use lb_user::dataplane::{
-    Dataplane as _, Explained, FlowKey, Kernel, Pins, Settings, load, vip_filter_entries,
+    Dataplane as _, Explained, FlowKey, Kernel, Pins, Settings, load, nat_filter_index,
+    vip_filter_entries,
 };
 use lb_user::model::{
     Backend, EncapSource, Forward, L4Protocol, Limits, Mac, NextHop, ServicePort, TagProtocol, Vip,
     Vlan, VlanTag, Weight,
 };
+
+use lb_user::translation::end;
 
 use crate::netns;
 
@@ -39,6 +43,7 @@ pub const SOURCE6: [u16; 8] = [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1];
 /// What backends there are: slots 1 to this.
 const BACKENDS: u32 = 8;
 const SERVICES: u32 = 8;
+const HTTP: NonZeroU16 = NonZeroU16::new(80).expect("a port");
 
 /// Returns a backend's slot.
 #[must_use]
@@ -219,9 +224,14 @@ impl Program {
         (service, base)
     }
 
-    /// Makes a backend reachable: out of `ifindex` (1 is where test runs come in by).
+    /// Makes a backend of a service on port 80 reachable: out of `ifindex` (1 is where test runs come in by).
     pub fn backend(&mut self, number: u32, vip: IpAddr, how: &How) {
-        let template = template(number, address(number, how.outer_v4), vip, how);
+        self.backend_at(number, number, vip, how);
+    }
+
+    /// As [`Self::backend`], with the addresses of backend `place`.
+    pub fn backend_at(&mut self, number: u32, place: u32, vip: IpAddr, how: &How) {
+        let template = template(place, address(place, how.outer_v4), vip, how);
         self.template(number, &template);
     }
 
@@ -241,6 +251,31 @@ impl Program {
     /// Runs the program on a frame. Returns the verdict and the frame afterwards.
     pub fn run(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
         self.kernel.run(frame, 0).expect("a test run")
+    }
+
+    /// Runs the program on a frame that comes in by an interface of this network namespace.
+    pub fn run_from(&mut self, frame: &[u8], ifindex: u32) -> (u32, Vec<u8>) {
+        self.kernel.run(frame, ifindex).expect("a test run")
+    }
+
+    /// Makes the answers of backends reached by NAT come from a service. `vip` has its slot.
+    pub fn nat_source(&mut self, number: u32, vip: Vip, service: u32, how: &How) {
+        let at = Vip {
+            address: address(number, vip.address.is_ipv4()),
+            port: how.port.map_or(vip.port, ServicePort::Exact),
+            ..vip
+        };
+        let source = NatSource {
+            translation: Translation::new(end(&at), end(&vip)),
+            service,
+            _pad: 0,
+        };
+        self.kernel.set_nat_source(&at, &source).expect("a source");
+        let index = nat_filter_index(&at);
+        let kinds = self.kernel.vip_filter(index).expect("the filter");
+        self.kernel
+            .set_vip_filter(index, kinds | VIP_NAT_SOURCE)
+            .expect("the filter");
     }
 
     /// Runs the explaining program on a frame.
@@ -293,7 +328,7 @@ impl Drop for Program {
     }
 }
 
-/// Returns the template that brings packets for a service of `vip`'s family to a backend.
+/// Returns the template that brings packets for port 80 of `vip` to a backend.
 #[must_use]
 pub fn template(number: u32, address: IpAddr, vip: IpAddr, how: &How) -> Template {
     let backend = Backend {
@@ -301,6 +336,7 @@ pub fn template(number: u32, address: IpAddr, vip: IpAddr, how: &How) -> Templat
         weight: Weight::DEFAULT,
         draining: false,
         forward: how.forward,
+        port: how.port,
         interface: None,
         mac: None,
     };
@@ -315,6 +351,11 @@ pub fn template(number: u32, address: IpAddr, vip: IpAddr, how: &How) -> Templat
             IpAddr::from(SOURCE6)
         }),
         mtu: 1500,
+    };
+    let vip = Vip {
+        address: vip,
+        port: ServicePort::Exact(HTTP),
+        protocol: L4Protocol::Tcp,
     };
     lb_user::template::build(vip, &backend, &hop, &how.source).expect("a template")
 }
@@ -334,6 +375,8 @@ pub struct How {
     pub ifindex: u32,
     /// The source addresses of outer headers.
     pub source: EncapSource,
+    /// NAT: the VM's port, if it isn't the service's.
+    pub port: Option<NonZeroU16>,
 }
 
 impl How {
@@ -357,6 +400,7 @@ impl How {
             around: None,
             ifindex: 1,
             source: EncapSource { v4: None, v6: None },
+            port: None,
         }
     }
 }

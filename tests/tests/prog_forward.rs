@@ -94,7 +94,7 @@ fn packets(v4: bool) -> Vec<Packet> {
 /// What a frame that left has of its flow's hash.
 fn entropy(frame: &[u8], how: &How) -> Entropy {
     match how.forward {
-        Forward::L2 => Entropy::default(),
+        Forward::L2 | Forward::Nat => Entropy::default(),
         Forward::Ipip | Forward::Gue(_) | Forward::Overlay(_) => {
             let udp = how.forward != Forward::Ipip;
             let frame = &frame[if how.around.is_some() { 4 } else { 0 }..];
@@ -111,7 +111,7 @@ const GATEWAY: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 /// What stands between the outer IP header and a packet.
 fn over_udp(inner: &[u8], how: &How) -> Option<OverUdp> {
     match how.forward {
-        Forward::L2 | Forward::Ipip => None,
+        Forward::L2 | Forward::Nat | Forward::Ipip => None,
         Forward::Gue(port) => Some(OverUdp::gue(port.get())),
         Forward::Overlay(overlay) => {
             let source = overlay.source_mac.map_or(OWN, |mac| mac.0);
@@ -180,7 +180,7 @@ fn expected(packet: &Packet, how: &How, sent: &[u8]) -> Vec<u8> {
     let inner = packet.ip();
     let over = over_udp(&inner, how);
     let ip = match how.forward {
-        Forward::L2 => inner.clone(),
+        Forward::L2 | Forward::Nat => inner.clone(),
         Forward::Ipip | Forward::Gue(_) | Forward::Overlay(_) => wrap_in(
             &inner,
             source(sent, how),

@@ -146,7 +146,7 @@ fn every_error_about_a_flow_goes_to_its_vm_by_every_template() {
 /// The frame as it must leave, but for the bits of the flow's hash, which `sent` has.
 fn expected(inner: &[u8], how: &How, sent: &[u8]) -> Vec<u8> {
     let ip = match how.forward {
-        Forward::L2 => inner.to_vec(),
+        Forward::L2 | Forward::Nat => inner.to_vec(),
         Forward::Overlay(_) => panic!("not here"),
         Forward::Ipip | Forward::Gue(_) => {
             let source = if how.outer_v4 {

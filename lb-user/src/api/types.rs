@@ -108,6 +108,8 @@ pub struct BackendView {
     pub name: String,
     /// Its address; nothing for one that is leaving.
     pub address: Option<String>,
+    /// Where it listens, if not on the service's port.
+    pub port: Option<u16>,
     /// Its weight.
     pub weight: u16,
     /// `up`, `idle`, `draining`, `unresolved`, `suspect`, `dead` or `leaving`.

@@ -196,7 +196,7 @@ pub struct ServiceArguments {
     port: String,
     /// tcp or udp
     protocol: String,
-    /// l2, ipip, gue, vxlan or geneve
+    /// l2, ipip, gue, vxlan, geneve or nat
     #[arg(long, default_value = "l2")]
     forward: String,
     /// GUE's destination port [default: 6080]
@@ -292,7 +292,10 @@ pub struct BackendArguments {
     /// Its share of new flows, 0 to 65535 [default: 100]
     #[arg(long, allow_negative_numbers = true)]
     weight: Option<i64>,
-    /// l2, ipip, gue, vxlan or geneve [default: the service's]
+    /// nat: where it listens [default: on the service's port]
+    #[arg(long)]
+    port: Option<i64>,
+    /// l2, ipip, gue, vxlan, geneve or nat [default: the service's]
     #[arg(long)]
     forward: Option<String>,
     /// GUE's destination port [default: 6080]
@@ -317,6 +320,7 @@ impl BackendArguments {
             address: self.address,
             weight: self.weight,
             draining: None,
+            port: self.port,
             forward: self.forward,
             gue_port: self.gue_port,
             overlay: json("--overlay", self.overlay.as_deref())?,

@@ -121,6 +121,16 @@ fn vip(service: &ServiceView) -> String {
     format!("{address}:{}/{}", port.trim_matches('"'), service.protocol)
 }
 
+/// Where a backend is: its address, and its port if it has one of its own.
+fn place(backend: &BackendView) -> String {
+    match (&backend.address, backend.port) {
+        (None, _) => "-".to_owned(),
+        (Some(address), None) => address.clone(),
+        (Some(address), Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
+        (Some(address), Some(port)) => format!("{address}:{port}"),
+    }
+}
+
 /// A service with its backends.
 pub fn service(service: &ServiceView) -> String {
     let mut text = format!(
@@ -158,7 +168,7 @@ pub fn backends(backends: &[BackendView]) -> String {
     for backend in backends {
         table.add_row([
             backend.name.clone(),
-            backend.address.clone().unwrap_or_else(|| "-".to_owned()),
+            place(backend),
             backend.weight.to_string(),
             share(backend.rows, rows),
             backend.state.clone(),

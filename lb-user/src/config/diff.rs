@@ -156,6 +156,10 @@ fn backends(path: &str, old: &Backend, new: &Backend, spec: &BackendSpec, lines:
         new.draining.to_string(),
     );
     field("forward", old.forward.to_string(), new.forward.to_string());
+    let port = |port: Option<std::num::NonZeroU16>| {
+        port.map_or_else(|| "the service's".to_owned(), |port| port.to_string())
+    };
+    field("port", port(old.port), port(new.port));
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "by route".to_owned());
     field("interface", text(&old.interface), text(&new.interface));
     let mac = |mac: Option<crate::model::Mac>| {

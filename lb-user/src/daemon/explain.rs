@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 use etherparse::PacketBuilder;
 use lb_common::backend::{BackendSlot, Head, TemplateKind};
@@ -9,7 +10,8 @@ use lb_common::stats::Reason;
 use super::Daemon;
 use crate::api::{Error, ExplainRequest, Explained};
 use crate::dataplane::Dataplane as _;
-use crate::model::{L4Protocol, Name};
+use crate::model::{L4Protocol, Name, ServicePort, Vip};
+use crate::translation;
 
 /// In the order of [`lb_common::row::Choice`].
 const CHOICES: [&str; 8] = [
@@ -86,7 +88,13 @@ impl Daemon {
                     .backend(slot)
                     .ok()
                     .and_then(|found| found.templates.get(usize::from(head.side())).copied());
-                let kind = template.map_or("?", |template| show_kind(template.kind()));
+                let kind = template.map_or_else(
+                    || "?".to_owned(),
+                    |template| match found.and_then(|(_, s)| translation::at(&s.vip, &template)) {
+                        Some(at) => format!("NAT to {at}"),
+                        None => show_kind(template.kind()).to_owned(),
+                    },
+                );
                 let interface = interface_name(template.map_or(0, |template| template.ifindex));
                 steps.push(format!(
                     "backend {}: {kind}, out of interface {interface}",
@@ -95,6 +103,13 @@ impl Daemon {
                 backend = Some(show(slot));
             }
             service = name;
+        }
+        if let Some(reason) = reason
+            && let Some((name, vip)) = self.answered_service(request)
+            && let Some(step) = answer_step(reason, &vip)
+        {
+            steps.push(format!("an answer of service {name}: {step}"));
+            service = Some(name.to_string());
         }
         let reason = reason.map_or("?", Reason::as_str);
         steps.push(format!("counted as {reason}"));
@@ -119,9 +134,60 @@ impl Daemon {
         })
     }
 
+    /// Returns the service whose answers come from the source of a request, and its VIP.
+    fn answered_service(&self, request: &ExplainRequest) -> Option<(Name, Vip)> {
+        let source: SocketAddr = request.source.parse().ok()?;
+        let protocols = [L4Protocol::Tcp, L4Protocol::Udp];
+        let at = Vip {
+            address: source.ip(),
+            port: ServicePort::Exact(NonZeroU16::new(source.port())?),
+            protocol: protocols
+                .into_iter()
+                .find(|p| p.as_str() == request.protocol)?,
+        };
+        let (name, service) = self.engine.answers(&at)?;
+        Some((name.clone(), service.vip))
+    }
+
     fn backend_name(&self, slot: BackendSlot) -> String {
         let name: Option<&Name> = self.engine.backend_in(slot);
         name.map_or_else(|| "nobody".to_owned(), ToString::to_string)
+    }
+}
+
+/// Says what is done with an answer.
+fn answer_step(reason: Reason, vip: &Vip) -> Option<String> {
+    match reason {
+        Reason::Answer => Some(format!("translated to come from {vip}, and sent")),
+        Reason::AnswerByHost => Some(format!(
+            "translated to come from {vip}; this host's stack sends it, since XDP can't or doesn't know the next hop yet"
+        )),
+        Reason::PassFromVm => Some(
+            "left as it is: it is for this host, or for nobody that it has a way to, or its size makes the host answer"
+                .to_owned(),
+        ),
+        Reason::PassForwardingOff => {
+            Some("left as it is: this host forwards nothing (ip_forward)".to_owned())
+        }
+        Reason::Sent
+        | Reason::Redirected
+        | Reason::PassNotIp
+        | Reason::PassMalformed
+        | Reason::PassProtocol
+        | Reason::PassNoService
+        | Reason::PassFragment
+        | Reason::PassIcmp
+        | Reason::DropNoBackend
+        | Reason::DropUnreachable
+        | Reason::DropNoRoom
+        | Reason::IcmpError
+        | Reason::Echo
+        | Reason::DropEchoRate
+        | Reason::TooBig
+        | Reason::DropTooBigRate
+        | Reason::DropTooLong
+        | Reason::Fragment
+        | Reason::DropFragment => None,
     }
 }
 
@@ -141,6 +207,7 @@ const fn show_kind(kind: TemplateKind) -> &'static str {
         TemplateKind::Ipv6Udp => "GUE in IPv6",
         TemplateKind::Ipv4Overlay => "overlay in IPv4",
         TemplateKind::Ipv6Overlay => "overlay in IPv6",
+        TemplateKind::NatIpv4 | TemplateKind::NatIpv6 => "NAT",
     }
 }
 

@@ -60,7 +60,10 @@ impl Daemon {
         let result = self.engine.dataplane_mut().attach(name, interface.mode);
         let result = result.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
         match &result {
-            Ok(attached) => info!(interface = name, "{}", note(attached)),
+            Ok(attached) => {
+                info!(interface = name, "{}", note(attached));
+                self.engine.add_way_out(attached);
+            }
             Err(reason) => warn!(interface = name, reason, "not attached"),
         }
         let outcome = result.as_ref().map(drop).map_err(String::clone);

@@ -3,10 +3,11 @@
 mod commands;
 mod explain;
 mod interfaces;
+mod nat;
 mod start;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
@@ -91,6 +92,8 @@ struct Daemon {
     resolver: Resolver,
     /// How the program is attached to the declared interfaces, or why it isn't.
     interfaces: BTreeMap<String, Result<Attached, String>>,
+    /// What was said already about the host's settings.
+    host_warnings: BTreeSet<String>,
 }
 
 impl Daemon {
@@ -179,7 +182,10 @@ impl Daemon {
             return;
         }
         let now = Instant::now();
-        let failed = matches!(hop, Err(Unresolved::NeighbourFailed { .. }));
+        let failed = match hop {
+            Err(Unresolved::NeighbourFailed { address, .. }) => Some(address),
+            Ok(_) | Err(_) => None,
+        };
         let probed = self.checker.probes(id);
         let hop = match hop {
             Ok(hop) => {
@@ -195,11 +201,10 @@ impl Daemon {
         self.engine.observe_hop(id, hop, now);
         // On its own network nobody answers for it any more: that is proof. Behind a router it
         // would only be the router's.
-        let direct = self
-            .engine
-            .backend(id)
-            .is_some_and(|backend| backend.forward == Forward::L2);
-        if failed && direct {
+        let dead = self.engine.backend(id).is_some_and(|backend| {
+            matches!(backend.forward, Forward::L2 | Forward::Nat) && failed == Some(backend.address)
+        });
+        if dead {
             if probed {
                 self.checker.proof_of_death(id);
             } else {
@@ -252,7 +257,7 @@ impl Daemon {
                 };
                 let target = health::Target {
                     address: backend.address,
-                    check: check.clone(),
+                    check: check.of(service.vip.port, backend.port),
                 };
                 probed.insert(id, target);
             }
@@ -330,6 +335,7 @@ impl Daemon {
         self.ineffective = ineffective;
         self.follow();
         self.reconcile();
+        self.check_host_for_nat();
         Ok(changes.iter().map(ToString::to_string).collect())
     }
 }

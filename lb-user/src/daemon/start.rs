@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -118,6 +118,7 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
         checker: Checker::new(health_sender),
         resolver: Resolver::spawn(network_sender).await?,
         interfaces: BTreeMap::new(),
+        host_warnings: BTreeSet::new(),
     };
     if let Err(error) = daemon.declare(config.desired, daemon.overrides.clone()) {
         if !adopted {

@@ -1,4 +1,5 @@
 use lb_common::stats::Reason;
+use std::num::NonZeroU16;
 
 use super::Daemon;
 use super::interfaces::note;
@@ -125,6 +126,7 @@ fn backend_view(name: &Name, status: &BackendStatus) -> BackendView {
     BackendView {
         name: name.to_string(),
         address: backend.map(|backend| backend.address.to_string()),
+        port: backend.and_then(|backend| backend.port.map(NonZeroU16::get)),
         weight: backend.map_or(0, |backend| backend.weight.get()),
         state: status.state.as_str().to_owned(),
         why: status.why.clone(),

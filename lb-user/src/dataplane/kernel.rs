@@ -17,6 +17,7 @@ use lb_common::{
     explain::Explanation,
     flow::{FlowEntry, FlowKey4, FlowKey6, Table},
     map_names as names,
+    nat::NatSource,
     row::Row,
     service::{Service, ServiceKey4, ServiceKey6, VIP_FILTER_LEN},
     settings::Settings,
@@ -30,6 +31,7 @@ use super::explain::{PinnedToCpu, test_run};
 use super::keys::{ServiceKey, vip};
 use super::load::LoadError;
 use super::mapped::Mapped;
+use super::nat::NatSources;
 use super::open::{mapped, take, walk};
 use super::pins::{PinError, Pins};
 use super::walk::{FlowCursor, Walk};
@@ -48,6 +50,7 @@ pub struct Kernel {
     hz: OnceCell<u64>,
     services_v4: HashMap<MapData, ServiceKey4, Service>,
     services_v6: HashMap<MapData, ServiceKey6, Service>,
+    nat_sources: NatSources,
     vip_filter: Array<MapData, u8>,
     vips: Addresses,
     settings: Array<MapData, Settings>,
@@ -75,6 +78,7 @@ impl Kernel {
         Ok(Self {
             services_v4: take(e, names::SERVICES_V4)?,
             services_v6: take(e, names::SERVICES_V6)?,
+            nat_sources: NatSources::take(e, &limits)?,
             vip_filter: take(e, names::VIP_FILTER)?,
             vips: Addresses::take(e, limits.services.saturating_add(1))?,
             settings: take(e, names::SETTINGS)?,
@@ -286,6 +290,18 @@ impl Dataplane for Kernel {
         }
         services.sort_by_key(|(vip, _)| *vip);
         Ok(services)
+    }
+
+    fn set_nat_source(&mut self, at: &Vip, source: &NatSource) -> Result<(), MapError> {
+        self.nat_sources.set(at, source)
+    }
+
+    fn remove_nat_source(&mut self, at: &Vip) -> Result<(), MapError> {
+        self.nat_sources.remove(at)
+    }
+
+    fn nat_sources(&self) -> Result<Vec<(Vip, NatSource)>, MapError> {
+        self.nat_sources.all()
     }
 
     fn set_vip_filter(&mut self, index: u32, kinds: u8) -> Result<(), MapError> {

@@ -57,15 +57,24 @@ pub(super) fn vip(address: IpAddr, port: [u8; 2], proto: u8) -> Option<Vip> {
     })
 }
 
-/// Returns the entries of the VIP filter that a VIP has, and the bits that it sets in there.
-pub fn vip_filter_entries(vip: &Vip) -> [(u32, u8); 2] {
-    let last = match vip.address {
+/// Returns the entry of the VIP filter that a VM's address has, whose answers are translated.
+pub fn nat_filter_index(at: &Vip) -> u32 {
+    vip_filter_index(u32::from_ne_bytes(last_four(at.address)), 0)
+}
+
+fn last_four(address: IpAddr) -> [u8; 4] {
+    match address {
         IpAddr::V4(address) => address.octets(),
         IpAddr::V6(address) => {
             let [.., a, b, c, d] = address.octets();
             [a, b, c, d]
         }
-    };
+    }
+}
+
+/// Returns the entries of the VIP filter that a VIP has, and the bits that it sets in there.
+pub fn vip_filter_entries(vip: &Vip) -> [(u32, u8); 2] {
+    let last = last_four(vip.address);
     let (port, kind) = match vip.port {
         ServicePort::Any => (0, VIP_ANY_PORT),
         ServicePort::Exact(port) => (port.get().to_be(), VIP_EXACT),

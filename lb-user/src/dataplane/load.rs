@@ -9,6 +9,7 @@ use lb_common::{ABI_VERSION, hash::HashKey, map_names as names};
 
 use super::MapError;
 use super::kernel::Kernel;
+use super::nat;
 use super::object::OBJECT;
 use super::pins::{MAPS, PinError, Pins};
 use crate::model::Limits;
@@ -171,6 +172,8 @@ fn sizes(limits: &Limits) -> Vec<(&'static str, u32)> {
         (names::SERVICES_V6, services),
         (names::VIPS_V4, services),
         (names::VIPS_V6, services),
+        (names::NAT_SOURCES_V4, nat::capacity(limits)),
+        (names::NAT_SOURCES_V6, nat::capacity(limits)),
         (names::SERVICE_STATS, limits.services.saturating_mul(2)),
         (names::RING, limits.rows),
         (names::BACKENDS, backends),

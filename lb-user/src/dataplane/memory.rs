@@ -9,6 +9,7 @@ use lb_common::{
     backend::{Backend, BackendSlot, Head, Template},
     flow::{FlowEntry, Table},
     map_names as names,
+    nat::NatSource,
     row::Row,
     service::{Service, VIP_FILTER_LEN},
     settings::Settings,
@@ -25,6 +26,7 @@ use crate::model::{Limits, Vip};
 pub struct Memory {
     limits: Limits,
     services: BTreeMap<Vip, Service>,
+    nat_sources: BTreeMap<Vip, NatSource>,
     vip_filter: Vec<u8>,
     addresses: BTreeSet<IpAddr>,
     settings: Settings,
@@ -60,6 +62,7 @@ impl Memory {
         Self {
             limits,
             services: BTreeMap::new(),
+            nat_sources: BTreeMap::new(),
             vip_filter: vec![0; VIP_FILTER_LEN as usize],
             addresses: BTreeSet::new(),
             settings: Settings::default(),
@@ -122,6 +125,21 @@ impl Dataplane for Memory {
             .iter()
             .map(|(vip, service)| (*vip, *service))
             .collect())
+    }
+
+    fn set_nat_source(&mut self, at: &Vip, source: &NatSource) -> Result<(), MapError> {
+        self.nat_sources.insert(*at, *source);
+        Ok(())
+    }
+
+    fn remove_nat_source(&mut self, at: &Vip) -> Result<(), MapError> {
+        self.nat_sources.remove(at);
+        Ok(())
+    }
+
+    fn nat_sources(&self) -> Result<Vec<(Vip, NatSource)>, MapError> {
+        let sources = self.nat_sources.iter();
+        Ok(sources.map(|(at, source)| (*at, *source)).collect())
     }
 
     fn set_vip_filter(&mut self, index: u32, kinds: u8) -> Result<(), MapError> {

@@ -17,6 +17,7 @@ mod load;
 mod log;
 mod mapped;
 mod memory;
+mod nat;
 mod object;
 mod open;
 mod pins;
@@ -31,6 +32,7 @@ use lb_common::{
     backend::{Backend, BackendSlot, Head, Template},
     explain::Explanation,
     flow::{FlowEntry, FlowKey4, FlowKey6, Table},
+    nat::NatSource,
     row::Row,
     service::Service,
     settings,
@@ -43,7 +45,7 @@ pub use clock::{Clock, Jiffies};
 pub(crate) use explain::test_run;
 pub use features::{Feature, FeatureError, probe};
 pub use kernel::Kernel;
-pub use keys::vip_filter_entries;
+pub use keys::{nat_filter_index, vip_filter_entries};
 pub use load::{LoadError, Settings, load};
 pub use memory::Memory;
 #[cfg(feature = "bench")]
@@ -107,6 +109,13 @@ pub trait Dataplane {
     fn remove_service(&mut self, vip: &Vip) -> Result<(), MapError>;
     /// Returns all services.
     fn services(&self) -> Result<Vec<(Vip, Service)>, MapError>;
+
+    /// Makes a VM's answers from an address, port and protocol come from a service.
+    fn set_nat_source(&mut self, at: &Vip, source: &NatSource) -> Result<(), MapError>;
+    /// Leaves what comes from there as it is.
+    fn remove_nat_source(&mut self, at: &Vip) -> Result<(), MapError>;
+    /// Returns what the answers of all VMs come from.
+    fn nat_sources(&self) -> Result<Vec<(Vip, NatSource)>, MapError>;
 
     /// Sets an entry of the VIP filter; see [`vip_filter_entry`].
     fn set_vip_filter(&mut self, index: u32, kinds: u8) -> Result<(), MapError>;

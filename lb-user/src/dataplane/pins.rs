@@ -62,10 +62,12 @@ const BPFFS: &str = "/sys/fs/bpf";
 const LINKS: &str = "links";
 
 /// The maps that outlive the daemon: all but read-only data and the explanation.
-pub(super) const MAPS: [&str; 21] = [
+pub(super) const MAPS: [&str; 23] = [
     names::ABI,
     names::SERVICES_V4,
     names::SERVICES_V6,
+    names::NAT_SOURCES_V4,
+    names::NAT_SOURCES_V6,
     names::VIP_FILTER,
     names::VIPS_V4,
     names::VIPS_V6,

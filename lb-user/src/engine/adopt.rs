@@ -60,6 +60,7 @@ impl<D: Dataplane> Engine<D> {
             warn!(%vip, "a service that the state directory does not know was taken out");
             self.dataplane.remove_service(&vip)?;
         }
+        self.nat_sources = self.dataplane.nat_sources()?.into_iter().collect();
         for index in 0..VIP_FILTER_LEN {
             let kinds = self.dataplane.vip_filter(index)?;
             if kinds != 0 {

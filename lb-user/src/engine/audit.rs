@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use lb_common::backend::Head;
@@ -64,6 +65,15 @@ impl<D: Dataplane> Engine<D> {
                     format!("{}: the template in force is another", path())
                 });
             }
+        }
+        let found: BTreeMap<_, _> = self.dataplane.nat_sources()?.into_iter().collect();
+        let expected = self.wanted_nat_sources();
+        let all: BTreeSet<_> = found.keys().chain(expected.keys()).collect();
+        for at in all {
+            let (found, expected) = (found.get(at), expected.get(at));
+            compare(found == expected, &|| {
+                format!("NAT source {at}: found {found:?}, expected {expected:?}")
+            });
         }
         let filter = self.expected_filter();
         for index in 0..VIP_FILTER_LEN {

@@ -5,7 +5,7 @@ use lb_common::backend::BackendSlot;
 
 use super::{Engine, FIRST_HOPS};
 use crate::dataplane::Dataplane;
-use crate::model::{BackendId, Desired, HealthState, Limits, Name, Seen};
+use crate::model::{Ambiguity, BackendId, Desired, HealthState, Limits, Name, Seen, ambiguities};
 use crate::plan::{BackendState, Segment, Ways, eligibility, identity};
 use crate::ring::{MIN_ROWS, Member, Segments, rows_for};
 use crate::state::{NoSlot, Slots, StateError};
@@ -18,6 +18,9 @@ pub enum Refused {
         "limits: they can't change while the maps live; to change them, stop weir and run `weir detach --all` (traffic then passes to the host until `weir run`)"
     )]
     Limits,
+    /// The answers of a VM could not be told apart.
+    #[error("service \"{}\", backend \"{}\", address: {}", .0.service, .0.backend, .0)]
+    Ambiguous(Ambiguity),
     /// A map is full.
     #[error("service \"{service}\": {source}")]
     Slots {
@@ -76,6 +79,9 @@ impl<D: Dataplane> Engine<D> {
         let limits = desired.limits;
         if limits != self.desired.limits {
             return Err(Refused::Limits);
+        }
+        if let Some(ambiguity) = ambiguities(desired.services.values()).into_iter().next() {
+            return Err(Refused::Ambiguous(ambiguity));
         }
         let services = desired.services.values();
         let v4 = services
@@ -237,7 +243,7 @@ impl<D: Dataplane> Engine<D> {
                             service: service.name.clone(),
                             backend: name.clone(),
                         };
-                        let vip = service.vip.address;
+                        let vip = service.vip;
                         let known = installed.backends.get(name);
                         let takes = match known {
                             Some(known) => {

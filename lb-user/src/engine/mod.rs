@@ -6,6 +6,7 @@
 mod adopt;
 mod audit;
 mod declare;
+mod nat;
 mod reconcile;
 mod settings;
 mod status;
@@ -20,6 +21,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_common::backend::BackendSlot;
+use lb_common::nat::NatSource;
 use lb_common::settings::Settings;
 
 pub use audit::Discrepancy;
@@ -137,6 +139,8 @@ pub struct Engine<D> {
     settings: Settings,
     /// What they were made of.
     settings_of: Option<(Icmp, Fragments)>,
+    /// What the answers of VMs come from.
+    nat_sources: BTreeMap<Vip, NatSource>,
     /// Interfaces that packets can be redirected to.
     devices: BTreeSet<u32>,
     /// Those that they can't be redirected to, and why.
@@ -183,6 +187,7 @@ impl<D: Dataplane> Engine<D> {
             addresses: BTreeSet::new(),
             settings: Settings::default(),
             settings_of: None,
+            nat_sources: BTreeMap::new(),
             devices: BTreeSet::new(),
             no_devices: BTreeMap::new(),
         };

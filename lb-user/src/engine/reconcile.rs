@@ -40,6 +40,7 @@ impl<D: Dataplane> Engine<D> {
             }
         }
         failed.extend(self.remove_vacated().err());
+        failed.extend(self.update_nat_sources().err().map(EngineError::from));
         failed.extend(self.update_filter().err().map(EngineError::from));
         failed.extend(self.update_addresses().err().map(EngineError::from));
         failed.extend(self.update_settings().err().map(EngineError::from));
@@ -215,6 +216,7 @@ impl<D: Dataplane> Engine<D> {
         if !self.installed.contains_key(name) {
             self.dataplane.clear_service_stats(plan.after.slot)?;
         }
+        self.expect_answers(&plan.after)?;
         for step in &plan.steps {
             apply(&mut self.dataplane, step)?;
         }
@@ -279,7 +281,7 @@ impl<D: Dataplane> Engine<D> {
             return Some(why.clone());
         }
         let encap = &self.desired.encap_source;
-        let built = template::build(service.vip.address, backend, &hop.value, encap);
+        let built = template::build(service.vip, backend, &hop.value, encap);
         built.err().map(|error| error.to_string())
     }
 

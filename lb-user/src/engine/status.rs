@@ -119,7 +119,7 @@ impl<D: Dataplane> Engine<D> {
             (None, _) => BackendState::Leaving,
             (Some(_), None) => BackendState::Unresolved,
             (Some(backend), Some(found)) => {
-                let vip = service.vip.address;
+                let vip = service.vip;
                 eligibility(id, vip, backend, &self.ways(), Some(&found.template)).state
             }
         }

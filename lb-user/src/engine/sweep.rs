@@ -229,6 +229,8 @@ impl<D: Dataplane> Engine<D> {
         }
         self.flows = sweep.flows;
         self.free_backends(sweep.started, now)?;
+        self.update_nat_sources()?;
+        self.update_filter()?;
         self.free_services(sweep.started)?;
         self.save_slots()?;
         let rings = self.installed.values();

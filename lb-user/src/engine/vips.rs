@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use lb_common::service::VIP_NAT_SOURCE;
+
 use super::{Engine, EngineError};
-use crate::dataplane::{Dataplane, MapError, vip_filter_entries};
+use crate::dataplane::{Dataplane, MapError, nat_filter_index, vip_filter_entries};
 use crate::model::{Name, Vip};
 
 impl<D: Dataplane> Engine<D> {
@@ -74,7 +76,7 @@ impl<D: Dataplane> Engine<D> {
     /// The filter knows which addresses have services; it must never lack one that has.
     pub(super) fn update_filter(&mut self) -> Result<(), MapError> {
         let vips = self.installed.values().map(|service| &service.vip);
-        let wanted = filter(vips.chain(&self.vacated));
+        let wanted = filter(vips.chain(&self.vacated), self.nat_sources.keys());
         for (index, kinds) in &wanted {
             if self.filter.get(index) != Some(kinds) {
                 self.dataplane.set_vip_filter(*index, *kinds)?;
@@ -93,7 +95,8 @@ impl<D: Dataplane> Engine<D> {
 
     /// Returns what the filter should hold for the services that are installed.
     pub(super) fn expected_filter(&self) -> BTreeMap<u32, u8> {
-        filter(self.installed.values().map(|service| &service.vip))
+        let vips = self.installed.values().map(|service| &service.vip);
+        filter(vips, self.wanted_nat_sources().keys())
     }
 
     /// Brings the sets of addresses to those of the services that are installed.
@@ -124,11 +127,17 @@ impl<D: Dataplane> Engine<D> {
     }
 }
 
-/// Returns what the filter holds for these VIPs.
-fn filter<'a>(vips: impl Iterator<Item = &'a Vip>) -> BTreeMap<u32, u8> {
+/// Returns what the filter holds for these VIPs, and these places of VMs behind NAT.
+fn filter<'a>(
+    vips: impl Iterator<Item = &'a Vip>,
+    nat: impl Iterator<Item = &'a Vip>,
+) -> BTreeMap<u32, u8> {
     let mut filter: BTreeMap<u32, u8> = BTreeMap::new();
     for (index, kind) in vips.flat_map(vip_filter_entries) {
         *filter.entry(index).or_default() |= kind;
+    }
+    for at in nat {
+        *filter.entry(nat_filter_index(at)).or_default() |= VIP_NAT_SOURCE;
     }
     filter
 }

@@ -25,7 +25,7 @@ impl Weight {
     }
 }
 
-/// How a packet gets to a backend. The inner packet is never changed.
+/// How a packet gets to a backend. Only [`Forward::Nat`] changes the packet itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Forward {
     /// Direct server return by a new Ethernet header: the backend is on a network of an interface
@@ -38,28 +38,32 @@ pub enum Forward {
     Gue(NonZeroU16),
     /// In an overlay network's tunnel: VXLAN or Geneve.
     Overlay(Overlay),
+    /// With the VM's address and port in place of the virtual ones, by a new Ethernet header; the
+    /// VM's answers come back through this host, which puts the virtual ones into them.
+    Nat,
 }
 
 impl Forward {
     /// The destination port of GUE where none is given (IANA: gue, 6080).
     pub const GUE_PORT: NonZeroU16 = NonZeroU16::new(6080).unwrap();
 
-    /// Returns `l2`, `ipip`, `gue`, `vxlan` or `geneve`.
+    /// Returns `l2`, `ipip`, `gue`, `vxlan`, `geneve` or `nat`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::L2 => "l2",
             Self::Ipip => "ipip",
             Self::Gue(_) => "gue",
             Self::Overlay(overlay) => overlay.header.as_str(),
+            Self::Nat => "nat",
         }
     }
 }
 
 impl fmt::Display for Forward {
-    /// `l2`, `ipip`, `gue(6080)`; see [`Overlay`] for the others.
+    /// `l2`, `ipip`, `nat`, `gue(6080)`; see [`Overlay`] for the others.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::L2 | Self::Ipip => f.write_str(self.as_str()),
+            Self::L2 | Self::Ipip | Self::Nat => f.write_str(self.as_str()),
             Self::Gue(port) => write!(f, "gue({port})"),
             Self::Overlay(overlay) => overlay.fmt(f),
         }
@@ -111,6 +115,8 @@ pub struct Backend {
     pub draining: bool,
     /// How packets reach it.
     pub forward: Forward,
+    /// Where it listens, if not on the service's port: only with [`Forward::Nat`].
+    pub port: Option<NonZeroU16>,
     /// The interface to send from (a VM's tap, say) instead of the one that the kernel's routes
     /// name.
     pub interface: Option<String>,

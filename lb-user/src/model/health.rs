@@ -1,6 +1,8 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use super::ServicePort;
+
 /// What a probe does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
@@ -51,6 +53,23 @@ pub struct HealthCheck {
     /// How long a backend is suspect before it is given up as dead and its flows with it:
     /// 0 s ..= 24 h; default 30 s.
     pub dead_after: Duration,
+}
+
+impl HealthCheck {
+    /// Returns the check for a backend of a service on port `service`: where that port would be
+    /// probed, a backend that listens on a port of its own is probed there.
+    pub fn of(&self, service: ServicePort, own: Option<NonZeroU16>) -> Self {
+        let mut check = self.clone();
+        let (Probe::Tcp { port } | Probe::Http { port, .. } | Probe::Udp { port, .. }) =
+            &mut check.probe
+        else {
+            return check;
+        };
+        if let Some(own) = own.filter(|_| service == ServicePort::Exact(*port)) {
+            *port = own;
+        }
+        check
+    }
 }
 
 /// What health checks think of a backend.

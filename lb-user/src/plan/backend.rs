@@ -1,5 +1,4 @@
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use lb_common::backend::{Head, Template, TemplateKind};
@@ -7,7 +6,7 @@ use lb_common::backend::{Head, Template, TemplateKind};
 use super::installed::InstalledBackend;
 use super::service::Step;
 use crate::dataplane::GRACE;
-use crate::model::{Backend, BackendId, EncapSource, HealthState, Observed};
+use crate::model::{Backend, BackendId, EncapSource, HealthState, Observed, Vip};
 use crate::template;
 
 /// Why a backend takes new flows or doesn't.
@@ -70,7 +69,7 @@ pub struct Ways<'a> {
 /// Decides what a declared backend may be sent. `in_force` is what it is sent by now.
 pub fn eligibility(
     id: &BackendId,
-    vip: IpAddr,
+    vip: Vip,
     backend: &Backend,
     ways: &Ways<'_>,
     in_force: Option<&Template>,

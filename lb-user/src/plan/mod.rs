@@ -7,6 +7,7 @@
 
 mod backend;
 mod installed;
+mod nat;
 mod service;
 
 pub use backend::{BackendState, Eligibility, Ways, eligibility};

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use lb_common::backend::{BackendSlot, Head, Template};
@@ -200,7 +199,7 @@ fn backend_eligibility(input: &Input<'_>, name: &Name, in_force: &Template) -> E
         service: input.desired.name.clone(),
         backend: name.clone(),
     };
-    let vip: IpAddr = input.desired.vip.address;
+    let vip = input.desired.vip;
     let eligible = |backend| eligibility(&id, vip, backend, &input.ways, Some(in_force));
     if let Some(backend) = input.desired.backends.get(name) {
         return eligible(backend);

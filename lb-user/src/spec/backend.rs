@@ -4,7 +4,7 @@ use utoipa::ToSchema;
 use super::check::{Checker, SpecError};
 use super::forward::{ForwardSpec, gue_port_of, overlay_of};
 use super::overlay::OverlaySpec;
-use crate::model::{Backend, Forward, Mac, Name, Service, Weight};
+use crate::model::{Backend, Forward, Mac, Name, Service, ServicePort, Weight};
 
 /// A backend of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -20,7 +20,10 @@ pub struct BackendSpec {
     /// Takes no new flows; default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<bool>,
-    /// `l2`, `ipip`, `gue`, `vxlan` or `geneve`; default: the service's.
+    /// `nat`: where it listens, 1 to 65,535; default: on the service's port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<i64>,
+    /// `l2`, `ipip`, `gue`, `vxlan`, `geneve` or `nat`; default: the service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<String>,
     /// GUE's destination port; default 6080.
@@ -70,6 +73,10 @@ impl BackendSpec {
                 overlay: self.overlay.as_ref(),
             };
             let forward = forward.and_then(|forward| own.of_backend(check, forward));
+            let port = match self.port {
+                Some(port) => check.port("port", port).map(Some),
+                None => Some(None),
+            };
             let mac = match &self.mac {
                 Some(mac) => check.parse::<Mac>("mac", mac).map(Some),
                 None => Some(None),
@@ -81,6 +88,7 @@ impl BackendSpec {
                     weight: weight?,
                     draining: self.draining.unwrap_or(false),
                     forward: forward?,
+                    port: port?,
                     interface: self.interface.clone(),
                     mac: mac?,
                 },
@@ -90,21 +98,39 @@ impl BackendSpec {
 
     /// Checks it against its service and the other backends.
     pub(super) fn check_in(&self, check: &mut Checker, service: &Service, backend: &Backend) {
-        if backend.forward == Forward::L2
+        if matches!(backend.forward, Forward::L2 | Forward::Nat)
             && backend.address.is_ipv4() != service.vip.address.is_ipv4()
         {
             check.error(
                 "address",
                 format!(
-                    "{} and the service's {} are of different families, which \"l2\" can't bridge: allowed is the same family, or a forward other than \"l2\"",
-                    backend.address, service.vip.address
+                    "{} and the service's {} are of different families, which \"{forward}\" can't bridge: allowed is the same family, or a forward other than \"l2\" and \"nat\"",
+                    backend.address,
+                    service.vip.address,
+                    forward = backend.forward.as_str()
                 ),
             );
         }
+        match (backend.port, backend.forward, service.vip.port) {
+            (Some(_), Forward::Nat, ServicePort::Exact(_)) | (None, _, _) => {}
+            (Some(port), Forward::Nat, ServicePort::Any) => check.error(
+                "port",
+                format!("{port}: a service on any port keeps each packet's port: allowed is no port"),
+            ),
+            (Some(port), Forward::L2 | Forward::Ipip | Forward::Gue(_) | Forward::Overlay(_), _) => check.error(
+                "port",
+                format!("{port} is only allowed with forward \"nat\", the others keep the service's port"),
+            ),
+        }
         let twin = service.backends.iter().find(|(name, other)| {
             name.as_str() != self.name
-                && (other.address, other.forward, &other.interface)
-                    == (backend.address, backend.forward, &backend.interface)
+                && (other.address, other.port, other.forward, &other.interface)
+                    == (
+                        backend.address,
+                        backend.port,
+                        backend.forward,
+                        &backend.interface,
+                    )
         });
         if let Some((twin, _)) = twin {
             check.error(
@@ -127,6 +153,7 @@ impl BackendSpec {
             address: backend.address.to_string(),
             weight: Some(backend.weight.get().into()),
             draining: backend.draining.then_some(true),
+            port: backend.port.map(|port| port.get().into()),
             forward: own.map(|forward| forward.as_str().to_owned()),
             gue_port: own.and_then(gue_port_of),
             overlay: own.and_then(overlay_of),

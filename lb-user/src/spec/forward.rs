@@ -33,7 +33,9 @@ impl ForwardSpec<'_> {
                 check.within("overlay", |check| check.error("mac", message));
                 None
             }
-            Forward::L2 | Forward::Ipip | Forward::Gue(_) | Forward::Overlay(_) => Some(forward),
+            Forward::L2 | Forward::Ipip | Forward::Gue(_) | Forward::Nat | Forward::Overlay(_) => {
+                Some(forward)
+            }
         }
     }
 
@@ -47,6 +49,7 @@ impl ForwardSpec<'_> {
                 "geneve",
                 Word::Overlay(OverlayHeader::Geneve(GeneveOptions::NONE)),
             ),
+            ("nat", Word::Nat),
         ];
         let text = self.forward.unwrap_or(base.as_str());
         let word = check.word("forward", text, &words)?;
@@ -71,6 +74,7 @@ impl ForwardSpec<'_> {
         match (word, base) {
             (Word::L2, _) => Some(Forward::L2),
             (Word::Ipip, _) => Some(Forward::Ipip),
+            (Word::Nat, _) => Some(Forward::Nat),
             (Word::Gue, base) => match self.gue_port {
                 Some(port) => check.port("gue_port", port).map(Forward::Gue),
                 None => Some(base.unwrap_or(Forward::Gue(Forward::GUE_PORT))),
@@ -78,7 +82,9 @@ impl ForwardSpec<'_> {
             (Word::Overlay(header), base) => {
                 let base = match base {
                     Some(Forward::Overlay(base)) => Some(base),
-                    Some(Forward::L2 | Forward::Ipip | Forward::Gue(_)) | None => None,
+                    Some(Forward::L2 | Forward::Ipip | Forward::Gue(_) | Forward::Nat) | None => {
+                        None
+                    }
                 };
                 let nothing = OverlaySpec::default();
                 let spec = self.overlay.unwrap_or(&nothing);
@@ -94,6 +100,7 @@ enum Word {
     L2,
     Ipip,
     Gue,
+    Nat,
     Overlay(OverlayHeader),
 }
 
@@ -101,7 +108,7 @@ enum Word {
 pub(super) fn gue_port_of(forward: Forward) -> Option<i64> {
     match forward {
         Forward::Gue(port) => Some(port.get().into()),
-        Forward::L2 | Forward::Ipip | Forward::Overlay(_) => None,
+        Forward::L2 | Forward::Ipip | Forward::Nat | Forward::Overlay(_) => None,
     }
 }
 
@@ -109,6 +116,6 @@ pub(super) fn gue_port_of(forward: Forward) -> Option<i64> {
 pub(super) fn overlay_of(forward: Forward) -> Option<OverlaySpec> {
     match forward {
         Forward::Overlay(overlay) => Some(OverlaySpec::from(&overlay)),
-        Forward::L2 | Forward::Ipip | Forward::Gue(_) => None,
+        Forward::L2 | Forward::Ipip | Forward::Gue(_) | Forward::Nat => None,
     }
 }

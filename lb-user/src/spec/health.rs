@@ -16,7 +16,8 @@ const DEFAULT_STATUS: (u16, u16) = (200, 299);
 pub struct HealthSpec {
     /// `tcp` (connects), `http` (GET), `udp` (sends a datagram) or `icmp` (echo).
     pub r#type: String,
-    /// The port; default: the service's.
+    /// The port; default: the service's. Where a backend has a port of its own, that one stands
+    /// for the service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<i64>,
     /// `http`: the path; default `/`.

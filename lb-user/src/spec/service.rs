@@ -12,7 +12,7 @@ use super::duration::show_duration;
 use super::forward::{ForwardSpec, gue_port_of, overlay_of};
 use super::health::HealthSpec;
 use super::overlay::OverlaySpec;
-use crate::model::{L4Protocol, Name, Service, ServicePort, Vip};
+use crate::model::{L4Protocol, Name, Service, ServicePort, Vip, ambiguities};
 
 /// A service: a virtual address, port and protocol, and who serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -26,7 +26,7 @@ pub struct ServiceSpec {
     pub port: NumberOrText,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `l2`, `ipip`, `gue`, `vxlan` or `geneve`; default `l2`.
+    /// `l2`, `ipip`, `gue`, `vxlan`, `geneve` or `nat`; default `l2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<String>,
     /// GUE's destination port; default 6080.
@@ -159,12 +159,13 @@ fn check_vip(check: &mut Checker, address: IpAddr) {
 }
 
 /// Returns what two services have both and only one may have: a name, or address, port and
-/// protocol. The later one is at fault.
+/// protocol, also as those of a VM behind NAT. The later one is at fault.
 pub fn clashes<'a>(services: impl IntoIterator<Item = &'a Service>) -> Vec<(Name, SpecError)> {
+    let services: Vec<&Service> = services.into_iter().collect();
     let mut names = BTreeMap::new();
     let mut vips: BTreeMap<Vip, &Name> = BTreeMap::new();
     let mut errors = Vec::new();
-    for service in services {
+    for service in &services {
         let path = format!("service \"{}\"", service.name);
         let mut error = |field: &str, message: String| {
             let path = format!("{path}, {field}");
@@ -182,6 +183,14 @@ pub fn clashes<'a>(services: impl IntoIterator<Item = &'a Service>) -> Vec<(Name
             );
         }
     }
+    errors.extend(ambiguities(services).into_iter().map(|ambiguity| {
+        let path = format!(
+            "service \"{}\", backend \"{}\", address",
+            ambiguity.service, ambiguity.backend
+        );
+        let message = ambiguity.to_string();
+        (ambiguity.service, SpecError { path, message })
+    }));
     errors
 }
 

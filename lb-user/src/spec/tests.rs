@@ -89,7 +89,7 @@ fn a_backends_overlay_stands_over_its_services() {
 #[test]
 fn every_field_says_what_is_allowed() {
     type Change = fn(&mut ServiceSpec);
-    let cases: [(Change, &str); 22] = [
+    let cases: [(Change, &str); 26] = [
         (
             |s| s.name = "a b".into(),
             "service \"a b\", name: \"a b\" is not a name: allowed are",
@@ -119,8 +119,34 @@ fn every_field_says_what_is_allowed() {
             "protocol: \"sctp\" is not known: allowed is tcp, udp",
         ),
         (
-            |s| s.forward = Some("nat".into()),
-            "forward: \"nat\" is not known: allowed is l2, ipip, gue, vxlan, geneve",
+            |s| s.forward = Some("dsr".into()),
+            "forward: \"dsr\" is not known: allowed is l2, ipip, gue, vxlan, geneve, nat",
+        ),
+        (
+            |s| s.backends[0].port = Some(8080),
+            "backend \"vm1\", port: 8080 is only allowed with forward \"nat\"",
+        ),
+        (
+            |s| {
+                s.forward = Some("nat".into());
+                s.backends[0].port = Some(0);
+            },
+            "backend \"vm1\", port: 0 is out of range: allowed is 1 to 65535",
+        ),
+        (
+            |s| {
+                s.forward = Some("nat".into());
+                s.port = NumberOrText::Text("any".into());
+                s.backends[0].port = Some(80);
+            },
+            "port: 80: a service on any port keeps each packet's port: allowed is no port",
+        ),
+        (
+            |s| {
+                s.forward = Some("nat".into());
+                s.backends[0].address = "2001:db8::1".into();
+            },
+            "different families, which \"nat\" can't bridge",
         ),
         (
             |s| s.gue_port = Some(6081),

@@ -1,7 +1,9 @@
 use std::num::NonZeroU16;
 
 use super::*;
-use crate::model::{Mac, Overlay, OverlayHeader, TagProtocol, Vlan, VlanTag, Vni, Weight};
+use crate::model::{
+    L4Protocol, Mac, Overlay, OverlayHeader, ServicePort, TagProtocol, Vlan, VlanTag, Vni, Weight,
+};
 use lb_common::backend::OVERLAY_MAX;
 
 fn hop(source: &str) -> NextHop {
@@ -21,17 +23,26 @@ fn backend(address: &str, forward: Forward) -> Backend {
         weight: Weight::DEFAULT,
         draining: false,
         forward,
+        port: None,
         interface: None,
         mac: None,
     }
 }
 
-fn v4() -> IpAddr {
-    "198.18.0.10".parse().unwrap()
+fn vip(address: &str) -> Vip {
+    Vip {
+        address: address.parse().unwrap(),
+        port: ServicePort::Exact(NonZeroU16::new(80).unwrap()),
+        protocol: L4Protocol::Tcp,
+    }
 }
 
-fn v6() -> IpAddr {
-    "2001:db8::10".parse().unwrap()
+fn v4() -> Vip {
+    vip("198.18.0.10")
+}
+
+fn v6() -> Vip {
+    vip("2001:db8::10")
 }
 
 #[test]
@@ -261,6 +272,55 @@ fn the_longest_packet_is_what_the_ways_mtu_leaves() {
                 68 + overhead
             );
             assert!(error.ends_with(&expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn nat_holds_the_vms_address_and_port_and_what_they_change() {
+    let sum = |bytes: &[u8]| csum::fold(csum::sum(bytes));
+    let cases: [(_, _, &[u8], &[u8]); 2] = [
+        (v4(), "198.18.1.1", &[198, 18, 0, 10], &[198, 18, 1, 1]),
+        (
+            v6(),
+            "2001:db8::1",
+            &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10],
+            &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        ),
+    ];
+    for (vip, to, old, new) in cases {
+        for port in [None, NonZeroU16::new(8080)] {
+            let to = Backend {
+                port,
+                ..backend(to, Forward::Nat)
+            };
+            let hop = hop("198.18.1.9");
+            let template = build(vip, &to, &hop, &EncapSource::default()).unwrap();
+            assert_eq!(template.eth[6..12], hop.source_mac.0);
+            let found = template.translation();
+            let address: [u8; 16] = bytemuck::cast(found.address);
+            assert_eq!(address[..new.len()], *new);
+            assert_eq!(address[new.len()..], [0; 16][new.len()..]);
+            assert_eq!(
+                found.port.to_ne_bytes(),
+                port.map_or([0; 2], |_| [0x1f, 0x90])
+            );
+            // What a checksum over the old bytes grows by is one over the new ones.
+            let old_port: &[u8] = if port.is_some() { &[0, 80] } else { &[] };
+            let new_port: &[u8] = if port.is_some() { &[0x1f, 0x90] } else { &[] };
+            for (delta, old, new) in [
+                (found.address_delta, old.to_vec(), new.to_vec()),
+                (
+                    found.delta,
+                    [old, old_port].concat(),
+                    [new, new_port].concat(),
+                ),
+            ] {
+                let grown = csum::fold(u64::from(sum(&old)) + u64::from(delta));
+                assert_eq!(grown, sum(&new));
+            }
+            let at = translation::at(&vip, &template);
+            assert_eq!(at, Some(to.translated(&vip)));
         }
     }
 }

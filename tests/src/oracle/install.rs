@@ -130,6 +130,7 @@ impl Installed {
                         v4: backend.source_prefix.map(|prefix| (SOURCE4, prefix)),
                         v6: backend.source_prefix.map(|prefix| (SOURCE6, prefix)),
                     },
+                    port: None,
                 };
                 Template {
                     // The model knows no ways that are too narrow.

@@ -1,5 +1,6 @@
 mod failures;
 mod lives;
+mod nat;
 mod restarts;
 mod serving;
 mod sweeps;

@@ -1,4 +1,5 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
 use lb_tests::frame::{Address, L4, Packet, ethernet};
@@ -70,6 +71,8 @@ pub struct Case {
     pub backend: IpAddr,
     /// How they are reached.
     pub forward: Forward,
+    /// NAT: the port of the backends, if it isn't the service's.
+    pub port: Option<NonZeroU16>,
     /// Whether it is UDP.
     pub udp: bool,
     /// Whether every row has just moved.
@@ -93,6 +96,7 @@ impl Case {
             vip,
             backend: vip,
             forward: Forward::Ipip,
+            port: None,
             udp: false,
             moved: false,
             flows: ANY,
@@ -129,6 +133,12 @@ impl Case {
                     ..Self::new(&format!("{protocol} -> {how}"), own)
                 });
             }
+            cases.push(Self {
+                forward: Forward::Nat,
+                port: NonZeroU16::new(8080),
+                udp,
+                ..Self::new(&format!("{protocol} -> nat"), own)
+            });
         }
         let outer = if other.is_ipv4() { "v4" } else { "v6" };
         for (how, forward) in [("ipip", Forward::Ipip), ("gue", GUE)] {
@@ -307,7 +317,7 @@ impl Case {
     pub fn grow(&self) -> i32 {
         let ip = if self.backend.is_ipv4() { 20 } else { 40 };
         match (self.fate, self.forward) {
-            (Fate::Passed, _) | (_, Forward::L2) => 0,
+            (Fate::Passed, _) | (_, Forward::L2 | Forward::Nat) => 0,
             (_, Forward::Ipip) => ip,
             (_, Forward::Gue(_)) => ip + 8,
             (_, Forward::Overlay(overlay)) => ip + 8 + overlay.header.header_len() as i32 + 14,

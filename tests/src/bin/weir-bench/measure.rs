@@ -1,8 +1,9 @@
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use anyhow::{Result, ensure};
 use lb_tests::driver::{Driver, Load};
-use lb_tests::frame::{Address, Entropy, ethernet, wrap};
+use lb_tests::frame::{Address, Entropy, Packet, ethernet, wrap};
 use lb_tests::pieces::seal;
 use lb_user::model::Forward;
 
@@ -150,11 +151,21 @@ fn sent(case: &Case, inner: Vec<u8>, left: &[u8]) -> Result<Vec<u8>> {
     let (source, destination) = (world::source(outer_v4), world::address(number, outer_v4));
     let port = match case.forward {
         Forward::Gue(port) => Some(port.get()),
-        Forward::L2 | Forward::Ipip | Forward::Overlay(_) => None,
+        Forward::L2 | Forward::Ipip | Forward::Nat | Forward::Overlay(_) => None,
     };
     let ip = match case.forward {
         Forward::L2 => inner,
         Forward::Overlay(_) => anyhow::bail!("{}: no case has an overlay", case.name),
+        Forward::Nat => {
+            let packet = case.packet(case.opens());
+            let (from, to) = packet.ports;
+            let translated = Packet {
+                destination: wire(destination),
+                ports: (from, case.port.map_or(to, NonZeroU16::get)),
+                ..packet
+            };
+            translated.ip()
+        }
         Forward::Ipip | Forward::Gue(_) => {
             let entropy = Entropy::of(left, false, outer_v4, port.is_some());
             let mut outer = wrap(&inner, wire(source), wire(destination), port, entropy);

@@ -102,6 +102,15 @@ impl World {
 
     fn fill(&mut self, case: &Case) -> Result<()> {
         let kernel = &mut self.kernel;
+        let vip = Vip {
+            address: case.vip,
+            port: ServicePort::Exact(NonZeroU16::new(80).context("a port")?),
+            protocol: if case.udp {
+                L4Protocol::Udp
+            } else {
+                L4Protocol::Tcp
+            },
+        };
         for number in 1..=BACKENDS {
             let outer_v4 = case.backend.is_ipv4();
             let backend = Backend {
@@ -109,6 +118,7 @@ impl World {
                 weight: Weight::DEFAULT,
                 draining: false,
                 forward: case.forward,
+                port: case.port,
                 interface: None,
                 mac: None,
             };
@@ -121,7 +131,7 @@ impl World {
                 source_address: Some(source(outer_v4)),
                 mtu: 1500,
             };
-            let template = template::build(case.vip, &backend, &hop, &EncapSource::default())?;
+            let template = template::build(vip, &backend, &hop, &EncapSource::default())?;
             kernel.set_template(slot(number), 0, &template)?;
             kernel.set_head(slot(number), Head::new(0, true, true, 0))?;
         }
@@ -135,15 +145,6 @@ impl World {
             };
             kernel.set_row(index, row)?;
         }
-        let vip = Vip {
-            address: case.vip,
-            port: ServicePort::Exact(NonZeroU16::new(80).context("a port")?),
-            protocol: if case.udp {
-                L4Protocol::Udp
-            } else {
-                L4Protocol::Tcp
-            },
-        };
         let service = Service {
             ring_base: 0,
             ring_mask: ROWS - 1,
