@@ -13,9 +13,11 @@ use lb_ebpf::packet::Frame;
 
 use crate::{
     flow::{self, Question},
-    fragment::{self, FragmentTable, Piece},
+    fragment::{self, FragmentTable},
     maps::{self, FlowTable},
-    nat, too_big,
+    nat,
+    parse::Parsed,
+    too_big,
     trace::Trace,
     translate::Packed,
 };
@@ -54,8 +56,11 @@ pub trait Family {
     /// The table of first fragments.
     fn fragments() -> &'static FragmentTable<Self::FragmentKey>;
 
-    /// Returns the frame's fragment.
-    fn piece(frame: Frame<'_>) -> Result<Piece<Self>, Reason>
+    /// Returns what datagram the frame is a fragment of.
+    fn fragment_key(frame: Frame<'_>) -> Result<Self::FragmentKey, Reason>;
+
+    /// Returns what forwarding needs of a later fragment.
+    fn fragment(frame: Frame<'_>) -> Option<Parsed<Self>>
     where
         Self: Sized;
 
@@ -80,6 +85,9 @@ pub trait Family {
 
     /// Tells a packet's sender that it is too long: see [`crate::too_big`].
     fn too_big(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u32) -> u32;
+
+    /// This CPU's place for a question to them.
+    fn question_place() -> Option<&'static mut Question<Self::Key>>;
 
     /// Asks them: see [`crate::flow::backend_of`].
     fn ask_flow_tables<T: Trace>(question: &Question<Self::Key>) -> u32;
@@ -172,8 +180,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn piece(frame: Frame<'_>) -> Result<Piece<Self>, Reason> {
-        fragment::piece_v4(frame)
+    fn fragment_key(frame: Frame<'_>) -> Result<Self::FragmentKey, Reason> {
+        fragment::key_v4(frame)
+    }
+
+    #[inline(always)]
+    fn fragment(frame: Frame<'_>) -> Option<Parsed<Self>> {
+        fragment::packet_v4(frame)
     }
 
     #[inline(always)]
@@ -219,6 +232,11 @@ impl Family for V4 {
     #[inline(always)]
     fn too_big(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u32) -> u32 {
         too_big::too_big_v4(ctx, l3, max_len, counts)
+    }
+
+    #[inline(always)]
+    fn question_place() -> Option<&'static mut Question<Self::Key>> {
+        maps::place(&maps::QUESTIONS_V4)
     }
 
     #[inline(always)]
@@ -286,8 +304,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn piece(frame: Frame<'_>) -> Result<Piece<Self>, Reason> {
-        fragment::piece_v6(frame)
+    fn fragment_key(frame: Frame<'_>) -> Result<Self::FragmentKey, Reason> {
+        fragment::key_v6(frame)
+    }
+
+    #[inline(always)]
+    fn fragment(frame: Frame<'_>) -> Option<Parsed<Self>> {
+        fragment::packet_v6(frame)
     }
 
     #[inline(always)]
@@ -333,6 +356,11 @@ impl Family for V6 {
     #[inline(always)]
     fn too_big(ctx: *mut xdp_md, l3: u32, max_len: u32, counts: u32) -> u32 {
         too_big::too_big_v6(ctx, l3, max_len, counts)
+    }
+
+    #[inline(always)]
+    fn question_place() -> Option<&'static mut Question<Self::Key>> {
+        maps::place(&maps::QUESTIONS_V6)
     }
 
     #[inline(always)]

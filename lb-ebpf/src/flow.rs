@@ -116,7 +116,12 @@ pub fn backend_of<F: Family, T: Trace>(
     _: &T,
 ) -> BackendSlot {
     let flag = |is: bool, flag: u32| if is { flag } else { 0 };
-    let question = Question {
+    // Not on the stack, of which a packet's way and the functions below it have 512 bytes together, each
+    // rounded up to 32 by Linux 6.1.
+    let Some(question) = F::question_place() else {
+        return BackendSlot::NONE;
+    };
+    *question = Question {
         row: row.to_bits(),
         key: packet.key,
         hash,
@@ -126,7 +131,7 @@ pub fn backend_of<F: Family, T: Trace>(
             | flag(packet.closing, CLOSING)
             | flag(packet.icmp_error, ABOUT),
     };
-    BackendSlot::from_stored(F::ask_flow_tables::<T>(&question))
+    BackendSlot::from_stored(F::ask_flow_tables::<T>(question))
 }
 
 /// Makes a function that the verifier looks at on its own, once, whoever calls it. The many ways

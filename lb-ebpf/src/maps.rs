@@ -13,6 +13,7 @@ use lb_common::{
     backend::{Backend, BackendSlot},
     explain::Explanation,
     flow::FlowEntry,
+    fragment::Fragment,
     hash::HashKey,
     nat::NatSource,
     row::Row,
@@ -21,7 +22,7 @@ use lb_common::{
     stats::{BackendStats, Reason, ServiceStats},
 };
 
-use crate::fragment::FragmentTable;
+use crate::{flow::Question, fragment::FragmentTable};
 
 /// The installation's secret; the daemon sets it when it loads the program.
 #[unsafe(no_mangle)]
@@ -65,6 +66,16 @@ static SERVICE_STATS: PerCpuArray<ServiceStats> = PerCpuArray::with_max_entries(
 static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT as u32, 0);
 #[map]
 static EXPLAIN: PerCpuArray<Explanation> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a packet puts its question to the flow tables. Not pinned.
+#[map]
+pub static QUESTIONS_V4: PerCpuArray<Question<[u32; 4]>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static QUESTIONS_V6: PerCpuArray<Question<[u32; 10]>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a later fragment puts what it follows. Not pinned.
+#[map]
+static FOUND_FRAGMENT: PerCpuArray<Fragment> = PerCpuArray::with_max_entries(1, 0);
 
 /// A flow table. Not an LRU map: under pressure it refuses new entries and never evicts. Its
 /// memory is allocated entry by entry, since in peace it's nearly empty.
@@ -261,6 +272,23 @@ pub fn count_reason(reason: Reason) {
         // SAFETY: a per-CPU element, as above.
         unsafe { *count += 1 };
     }
+}
+
+/// Returns this CPU's place for what would take too much of the stack.
+#[inline(always)]
+#[expect(
+    clippy::mut_from_ref,
+    reason = "the map is not the element, and every CPU has its own"
+)]
+pub fn place<T>(places: &'static PerCpuArray<T>) -> Option<&'static mut T> {
+    // SAFETY: a per-CPU element; the program isn't preempted by itself on this CPU.
+    places.get_ptr_mut(0).map(|place| unsafe { &mut *place })
+}
+
+/// Returns this CPU's place for what a later fragment follows.
+#[inline(always)]
+pub fn found_fragment() -> Option<&'static mut Fragment> {
+    place(&FOUND_FRAGMENT)
 }
 
 /// Returns this CPU's explanation record.

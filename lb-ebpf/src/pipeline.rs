@@ -43,14 +43,9 @@ fn icmp<T: Trace>(ctx: &mut Context, trace: &T) -> u32 {
 
 /// What is a fragment and not the first one of a service's.
 #[inline(always)]
-fn fragment<T: Trace>(ctx: &mut Context, _: &T) -> u32 {
+fn fragment(ctx: &mut Context, trace: &impl Trace) -> u32 {
     let v4 = network_header(ctx.frame()).is_ok_and(|(ethertype, _)| ethertype == ETHERTYPE_IPV4);
-    match (v4, T::WRITES_FLOWS) {
-        (true, true) => fragment::follow_v4(ctx.raw()),
-        (true, false) => fragment::explain_follow_v4(ctx.raw()),
-        (false, true) => fragment::follow_v6(ctx.raw()),
-        (false, false) => fragment::explain_follow_v6(ctx.raw()),
-    }
+    fragment::follow(ctx, v4, trace)
 }
 
 #[inline(always)]
