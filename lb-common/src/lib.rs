@@ -16,6 +16,7 @@ pub mod decap;
 pub mod explain;
 pub mod flow;
 pub mod fragment;
+pub mod guard;
 pub mod hash;
 pub mod map_names;
 pub mod nat;

@@ -40,3 +40,11 @@ pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const REASONS: &str = "REASONS";
 /// `PerCpuArray<Explanation>` of one entry.
 pub const EXPLAIN: &str = "EXPLAIN";
+/// `Array<GuardSettings>` of one entry.
+pub const GUARD: &str = "GUARD";
+/// `LpmTrie` from [`crate::guard::PrefixKey4`] to `u32`: lists of sources, IPv4.
+pub const PREFIXES_V4: &str = "PREFIXES_V4";
+/// `LpmTrie` from [`crate::guard::PrefixKey6`] to `u32`: lists of sources, IPv6.
+pub const PREFIXES_V6: &str = "PREFIXES_V6";
+/// `Array<u64>`, memory-mapped by the daemon: the filter in front of the tries.
+pub const NEAR: &str = "NEAR";

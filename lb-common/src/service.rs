@@ -42,8 +42,17 @@ pub struct Service {
     pub ring_mask: u32,
     /// Its place in the service statistics.
     pub slot: u32,
-    /// Not used, zero.
+    /// What else packets have to go through: [`Service::LISTS`].
     pub flags: u32,
+    /// The [`crate::guard::ListId`] of the service's own list of sources; 0 if it has none.
+    pub guard_list: u32,
+    /// Not used, zero.
+    pub _pad: u32,
+}
+
+impl Service {
+    /// Sources are judged by the service's list, the global one, or both.
+    pub const LISTS: u32 = 1 << 8;
 }
 
 /// Number of entries of the VIP filter; a power of two.

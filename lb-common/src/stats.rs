@@ -22,7 +22,7 @@ pub struct ServiceStats {
     pub bytes: u64,
     /// Opening packets among them.
     pub new_flows: u64,
-    /// Packets dropped because no backend could take them.
+    /// Packets dropped: no backend could take them, or the guard did not let them in.
     pub dropped: u64,
     /// Flow table entries refused because a table was full.
     pub refused: u64,
@@ -85,11 +85,15 @@ pub enum Reason {
     PassFromVm = 21,
     /// Passed untouched: a VM's answer, but this host forwards nothing.
     PassForwardingOff = 22,
+    /// Dropped: a prefix of the global list or the service's keeps the source out.
+    DropDenied = 23,
+    /// Dropped: the global list or the service's allows others than the source.
+    DropNotAllowed = 24,
 }
 
 impl Reason {
     /// Number of reasons.
-    pub const COUNT: usize = 23;
+    pub const COUNT: usize = 25;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -116,6 +120,8 @@ impl Reason {
         Self::AnswerByHost,
         Self::PassFromVm,
         Self::PassForwardingOff,
+        Self::DropDenied,
+        Self::DropNotAllowed,
     ];
 
     /// Returns the reason's name, as counters and listings show it.
@@ -144,6 +150,8 @@ impl Reason {
             Self::AnswerByHost => "answer_by_host",
             Self::PassFromVm => "pass_from_vm",
             Self::PassForwardingOff => "pass_forwarding_off",
+            Self::DropDenied => "drop_denied",
+            Self::DropNotAllowed => "drop_not_allowed",
         }
     }
 }

@@ -14,6 +14,7 @@ use lb_ebpf::packet::Frame;
 use crate::{
     flow::{self, Question},
     fragment::{self, FragmentTable},
+    guard,
     maps::{self, FlowTable},
     nat,
     parse::Parsed,
@@ -88,6 +89,9 @@ pub trait Family {
 
     /// This CPU's place for a question to them.
     fn question_place() -> Option<&'static mut Question<Self::Key>>;
+
+    /// Judges the flow's source by the lists: see [`crate::guard::keeps_out`].
+    fn judge_source(key: &Self::Key, own_list: u32) -> u32;
 
     /// Asks them: see [`crate::flow::backend_of`].
     fn ask_flow_tables<T: Trace>(question: &Question<Self::Key>) -> u32;
@@ -240,6 +244,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn judge_source(key: &Self::Key, own_list: u32) -> u32 {
+        guard::guard_v4(key[0], own_list)
+    }
+
+    #[inline(always)]
     fn ask_flow_tables<T: Trace>(question: &Question<Self::Key>) -> u32 {
         if T::WRITES_FLOWS {
             flow::flow_v4(question)
@@ -361,6 +370,11 @@ impl Family for V6 {
     #[inline(always)]
     fn question_place() -> Option<&'static mut Question<Self::Key>> {
         maps::place(&maps::QUESTIONS_V6)
+    }
+
+    #[inline(always)]
+    fn judge_source(key: &Self::Key, own_list: u32) -> u32 {
+        guard::guard_v6(key[0], key[1], key[2], key[3], own_list)
     }
 
     #[inline(always)]

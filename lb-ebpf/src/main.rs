@@ -1,6 +1,6 @@
 //! The load balancer's XDP program.
 //!
-//! `parse → service → (flow table?) → row → backend → forward → count`, in one pass. What is not
+//! `parse → service → guard → (flow table?) → row → backend → forward → count`, in one pass. What is not
 //! ours goes to the host's stack untouched, as early as can be seen.
 #![no_std]
 #![no_main]
@@ -20,6 +20,7 @@ mod family;
 mod flow;
 mod forward;
 mod fragment;
+mod guard;
 mod icmp;
 mod maps;
 mod nat;

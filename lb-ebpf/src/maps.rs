@@ -7,13 +7,14 @@ use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, xdp_action},
     helpers::{bpf_jiffies64, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, lpm_trie},
 };
 use lb_common::{
     backend::{Backend, BackendSlot},
     explain::Explanation,
     flow::FlowEntry,
     fragment::Fragment,
+    guard::{GuardSettings, LIST_BITS, ListId, NEAR_WORDS},
     hash::HashKey,
     nat::NatSource,
     row::Row,
@@ -76,6 +77,14 @@ pub static QUESTIONS_V6: PerCpuArray<Question<[u32; 10]>> = PerCpuArray::with_ma
 /// Where a later fragment puts what it follows. Not pinned.
 #[map]
 static FOUND_FRAGMENT: PerCpuArray<Fragment> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static GUARD: Array<GuardSettings> = Array::with_max_entries(1, 0);
+#[map]
+static PREFIXES_V4: LpmTrie<[u32; 2], u32> = LpmTrie::with_max_entries(1 << 20, 0);
+#[map]
+static PREFIXES_V6: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(1 << 20, 0);
+#[map]
+static NEAR: Array<u64> = Array::with_max_entries(NEAR_WORDS, BPF_F_MMAPABLE);
 
 /// A flow table. Not an LRU map: under pressure it refuses new entries and never evicts. Its
 /// memory is allocated entry by entry, since in peace it's nearly empty.
@@ -161,6 +170,62 @@ pub fn limit(limited: Limited) -> Option<&'static mut u64> {
         .get_ptr_mut(limited as u32)
         .map(|state| unsafe { &mut *state })
 }
+
+/// Returns what is in force for all services.
+#[inline(always)]
+pub fn guard_settings() -> GuardSettings {
+    match GUARD.get_ptr(0) {
+        // SAFETY: the lookup returned a pointer to an element; the daemon may write it meanwhile,
+        // a word at a time.
+        Some(settings) => unsafe { ptr::read_volatile(settings) },
+        None => GuardSettings {
+            list_v4: 0,
+            list_v6: 0,
+        },
+    }
+}
+
+/// Returns a bit of the filter in front of the tries of prefixes.
+#[inline(always)]
+pub fn near(bit: u32) -> bool {
+    match NEAR.get_ptr(bit >> 6) {
+        Some(word) => {
+            // SAFETY: the lookup returned a pointer to an element, which is aligned to 8 bytes; the
+            // daemon stores whole words.
+            let word = unsafe { ptr::read_volatile(word) };
+            word >> (bit & 63) & 1 != 0
+        }
+        None => true,
+    }
+}
+
+/// Returns what a list has for an IPv4 source.
+#[inline(always)]
+pub fn longest_prefix_v4(list: ListId, source: u32) -> Option<u32> {
+    let key = [trie_key(32, list), u64::from(source)];
+    // SAFETY: a key is the first twelve of these bytes, on a little-endian machine.
+    let key: &lpm_trie::Key<[u32; 2]> = unsafe { &*(&raw const key).cast() };
+    PREFIXES_V4.get(key).copied()
+}
+
+/// Returns what a list has for an IPv6 source.
+#[inline(always)]
+pub fn longest_prefix_v6(list: ListId, [a, b, c, d]: [u32; 4]) -> Option<u32> {
+    let words = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let key = [trie_key(128, list), words(a, b), words(c, d)];
+    // SAFETY: a key is these 24 bytes, on a little-endian machine.
+    let key: &lpm_trie::Key<[u32; 5]> = unsafe { &*(&raw const key).cast() };
+    PREFIXES_V6.get(key).copied()
+}
+
+/// Returns the first two words of a trie's key as one. Keys are made of such: of smaller words LLVM
+/// would put pairs together that are not aligned, which the verifier refuses on the stack.
+#[inline(always)]
+fn trie_key(bits: u32, list: ListId) -> u64 {
+    u64::from(LIST_BITS + bits) | u64::from(list.get()) << 32
+}
+
+const _: () = assert!(cfg!(target_endian = "little"));
 
 /// Returns the row at `index`.
 #[inline(always)]

@@ -8,7 +8,7 @@ use lb_ebpf::packet::Context;
 use crate::{
     echo,
     family::{Family, find_service},
-    flow, forward, fragment, maps, nat,
+    flow, forward, fragment, guard, maps, nat,
     parse::{ETHERTYPE_IPV4, Packet, Parsed, network_header, parse},
     too_big,
     trace::Trace,
@@ -56,16 +56,22 @@ fn serve<F: Family, T: Trace>(ctx: &mut Context, packet: &Parsed<F>, trace: &T) 
     if packet.icmp_error {
         trace.count(Reason::IcmpError);
     }
+    trace.note(|e| {
+        e.has_service = 1;
+        e.service = service.slot;
+        e.opening = packet.opening as u32;
+    });
+    if let Some(reason) = guard::keeps_out::<F>(&packet.key, service) {
+        trace.dropped(service.slot, reason);
+        return xdp_action::XDP_DROP;
+    }
     let hash = F::hash(&packet.key);
     let index = service.ring_base + (hash::row_bits(hash) & service.ring_mask);
     let row = maps::row(index);
     trace.note(|e| {
-        e.has_service = 1;
-        e.service = service.slot;
         e.hash = hash;
         e.row_index = index;
         e.row = row.to_bits();
-        e.opening = packet.opening as u32;
     });
 
     let slot = if row.lookup() {

@@ -144,6 +144,7 @@ impl Program {
                 confirmed_flows,
                 kept_flows,
                 fragments: 1024,
+                guard_prefixes: 1 << 18,
             },
             hash_key,
         };
@@ -207,6 +208,8 @@ impl Program {
             ring_mask: rows.len() as u32 - 1,
             slot: service,
             flags: 0,
+            guard_list: 0,
+            _pad: 0,
         };
         let vip = Vip {
             address: vip,
@@ -222,6 +225,14 @@ impl Program {
         }
         self.kernel.add_address(vip.address).expect("an address");
         (service, base)
+    }
+
+    /// Changes the value of every service.
+    pub fn change_services(&mut self, change: impl Fn(&mut Service)) {
+        for (vip, mut service) in self.kernel.services().expect("the services") {
+            change(&mut service);
+            self.kernel.set_service(&vip, &service).expect("a service");
+        }
     }
 
     /// Makes a backend of a service on port 80 reachable: out of `ifindex` (1 is where test runs come in by).

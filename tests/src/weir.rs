@@ -69,7 +69,7 @@ impl<'a> Weir<'a> {
         let directory = self.directory.path().display();
         format!(
             "[paths]\nstate = \"{directory}/state\"\nsocket = \"{}\"\npins = \"{}\"\n\
-             [limits]\nservices = 64\nbackends = 256\nrows = 65536\nhalf_open_flows = 4096\nconfirmed_flows = 4096\nkept_flows = 4096\n{config}",
+             [limits]\nservices = 64\nbackends = 256\nrows = 65536\nhalf_open_flows = 4096\nconfirmed_flows = 4096\nkept_flows = 4096\nguard_prefixes = 250000\n{config}",
             self.socket().display(),
             self.pins.display(),
         )

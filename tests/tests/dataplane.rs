@@ -32,6 +32,7 @@ fn settings() -> (Settings, Removed) {
         confirmed_flows: 16,
         kept_flows: 16,
         fragments: 256,
+        guard_prefixes: 16,
     };
     let removed = Removed(Pins::new(&pin_dir));
     let hash_key = HashKey([7; 16]);
@@ -61,6 +62,8 @@ fn a_new_daemon_finds_every_entry_of_the_last_one() {
         ring_mask: 255,
         slot: 3,
         flags: 0,
+        guard_list: 0,
+        _pad: 0,
     };
     let row = Row::new(slot(2), slot(1), true);
     let head = Head::new(1, true, false, 9);
@@ -171,6 +174,8 @@ fn what_does_not_fit_is_refused_by_name() {
         ring_mask: 0,
         slot: 0,
         flags: 0,
+        guard_list: 0,
+        _pad: 0,
     };
     // One more than there may be services, for one that changes its VIP.
     for last in 0..5 {

@@ -31,6 +31,8 @@ protocol = "udp"
 const SERVICE: &str = "/v1/services/{service}";
 const BACKENDS: &str = "/v1/services/{service}/backends";
 const BACKEND: &str = "/v1/services/{service}/backends/{backend}";
+const LOAD: &str = "/v1/guard/load";
+const RESET: &str = "/v1/guard/reset";
 const INTERFACE: &str = "/v1/interfaces/{interface}";
 
 /// An operation, the names in its path, what it is asked, and the status that must come back.
@@ -47,6 +49,11 @@ fn questions(same: &str) -> Vec<Question> {
     let vm2 = json!({"name": "vm2", "address": "198.18.0.12", "mac": "02:00:00:00:00:0c"});
     let flow = json!({"source": "198.18.0.1:1", "destination": "198.18.9.10:80", "protocol": "tcp", "syn": true});
     let none = Value::Null;
+    let list = |text: Value| json!({"list": "deny", "text": text, "file": "f"});
+    // More than `guard_prefixes`.
+    let many: String = (0..251_000_u32)
+        .map(|n| format!("{}\n", std::net::Ipv4Addr::from_bits(0x6400_0000 + n)))
+        .collect();
     vec![
         ("GET", "/v1/openapi.json", &[], none.clone(), 200),
         ("GET", "/v1/status", &[], none.clone(), 200),
@@ -80,6 +87,29 @@ fn questions(same: &str) -> Vec<Question> {
             json!({"file": "f", "toml": ""}),
             409,
         ),
+        ("GET", "/v1/guard", &[], none.clone(), 200),
+        ("POST", LOAD, &[], list(json!("198.19.0.0/24")), 200),
+        ("POST", LOAD, &[], list(json!("nonsense")), 400),
+        ("POST", LOAD, &[], list(json!(many)), 409),
+        ("GET", "/v1/guard", &[], none.clone(), 200),
+        (
+            "POST",
+            LOAD,
+            &[],
+            json!({"service": "shop", "list": "deny", "text": "", "file": "f"}),
+            404,
+        ),
+        ("POST", RESET, &[], json!({"list": "none"}), 400),
+        ("POST", RESET, &[], json!({"list": "deny"}), 200),
+        ("POST", RESET, &[], json!({"list": "deny"}), 404),
+        (
+            "POST",
+            "/v1/guard/test",
+            &[],
+            json!({"source": "198.19.0.1"}),
+            200,
+        ),
+        ("POST", "/v1/guard/test", &[], json!({"source": "x"}), 400),
         ("POST", "/v1/services", &[], shop.clone(), 200),
         ("POST", "/v1/services", &[], shop, 409),
         ("POST", "/v1/services", &[], json!({"name": "shop"}), 400),

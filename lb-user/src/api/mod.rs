@@ -40,6 +40,14 @@ pub enum Command {
     Explain(ExplainRequest),
     /// What would a configuration change?
     Diff(DiffRequest),
+    /// Which lists of sources there are.
+    Guard,
+    /// Who would be let in?
+    GuardTest(GuardTest),
+    /// Load a list of sources.
+    LoadList(ListLoad),
+    /// Put the file's list in force again.
+    ResetList(ListReset),
     /// Read the configuration file again.
     Reload,
     /// Add a service.

@@ -10,7 +10,8 @@ use super::operations::Operations;
 use super::refusals::{Broken, Impossible, Missing, Wrong};
 use super::{
     Audit, BackendPatch, Command, Diff, DiffRequest, Done, Error, ExplainRequest, Explained,
-    Refusal, RemoveBackend, Reply, Request, ServiceView, Stats, Status,
+    GuardTest, GuardTested, GuardView, ListLoad, ListReset, Refusal, RemoveBackend, Reply, Request,
+    ServiceView, Stats, Status,
 };
 use crate::model::{BackendId, Name};
 use crate::spec::{BackendSpec, InterfaceSpec, ServiceSpec};
@@ -31,7 +32,12 @@ use crate::spec::{BackendSpec, InterfaceSpec, ServiceSpec};
         Done,
         ExplainRequest,
         Explained,
+        GuardTest,
+        GuardTested,
+        GuardView,
         InterfaceSpec,
+        ListLoad,
+        ListReset,
         Refusal,
         ServiceSpec,
         ServiceView,
@@ -52,6 +58,10 @@ fn operations() -> Operations<mpsc::Sender<Request>> {
         .with::<__path_audit, _>(audit)
         .with::<__path_explain, _>(explain)
         .with::<__path_diff, _>(diff)
+        .with::<__path_guard, _>(guard)
+        .with::<__path_test_guard, _>(test_guard)
+        .with::<__path_load_list, _>(load_list)
+        .with::<__path_reset_list, _>(reset_list)
         .with::<__path_reload, _>(reload)
         .with::<__path_services, _>(services)
         .with::<__path_add_service, _>(add_service)
@@ -178,6 +188,44 @@ async fn explain(
 )]
 async fn diff(State(daemon): Daemon, Body(request): Body<DiffRequest>) -> Result<Response, Error> {
     ask(&daemon, Command::Diff(request)).await
+}
+
+#[utoipa::path(get, path = "/v1/guard", responses((status = 200, description = "Done", body = GuardView), Broken))]
+async fn guard(State(daemon): Daemon) -> Result<Response, Error> {
+    ask(&daemon, Command::Guard).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/guard/test", request_body = GuardTest,
+    responses((status = 200, description = "Done", body = GuardTested), Wrong, Broken)
+)]
+async fn test_guard(
+    State(daemon): Daemon,
+    Body(request): Body<GuardTest>,
+) -> Result<Response, Error> {
+    ask(&daemon, Command::GuardTest(request)).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/guard/load", request_body = ListLoad,
+    responses((status = 200, description = "Done", body = Done), Wrong, Missing, Impossible, Broken)
+)]
+async fn load_list(
+    State(daemon): Daemon,
+    Body(request): Body<ListLoad>,
+) -> Result<Response, Error> {
+    ask(&daemon, Command::LoadList(request)).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/guard/reset", request_body = ListReset,
+    responses((status = 200, description = "Done", body = Done), Wrong, Missing, Broken)
+)]
+async fn reset_list(
+    State(daemon): Daemon,
+    Body(request): Body<ListReset>,
+) -> Result<Response, Error> {
+    ask(&daemon, Command::ResetList(request)).await
 }
 
 #[utoipa::path(

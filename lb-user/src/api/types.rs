@@ -93,7 +93,7 @@ pub struct ServiceView {
     pub bytes: u64,
     /// Opening packets among them (TCP SYN).
     pub new_flows: u64,
-    /// Packets dropped because no backend could take them.
+    /// Packets dropped: no backend could take them, or the guard did not let them in.
     pub dropped: u64,
     /// Flow table entries refused because a table was full.
     pub refused: u64,
@@ -219,6 +219,80 @@ pub struct Explained {
     pub steps: Vec<String>,
     /// The frame as it would leave, in hexadecimal digits.
     pub frame: String,
+}
+
+/// The lists of sources in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuardView {
+    /// The lists.
+    pub lists: Vec<ListView>,
+}
+
+/// A list of sources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListView {
+    /// The service; nothing for a list that holds for all.
+    pub service: Option<String>,
+    /// `allow` or `deny`.
+    pub list: String,
+    /// Prefixes of IPv4.
+    pub ipv4: u64,
+    /// Prefixes of IPv6.
+    pub ipv6: u64,
+    /// Whether it was loaded over the configuration file's.
+    pub loaded: bool,
+}
+
+/// A source that may be let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuardTest {
+    /// Its address.
+    pub source: String,
+}
+
+/// Whether a source is let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuardTested {
+    /// The services of its family.
+    pub services: Vec<SourceView>,
+}
+
+/// Whether a source is let in to a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SourceView {
+    /// The service.
+    pub service: String,
+    /// Whether it is let in.
+    pub let_in: bool,
+    /// Why.
+    pub why: String,
+}
+
+/// A list of sources to load over the configuration file's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListLoad {
+    /// The service; without it the list holds for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// `allow` or `deny`.
+    pub list: String,
+    /// The prefixes, one a line; `#` begins a remark.
+    pub text: String,
+    /// What errors call it.
+    pub file: String,
+}
+
+/// A loaded list of sources to forget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListReset {
+    /// The service; without it the list that holds for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// `allow` or `deny`.
+    pub list: String,
 }
 
 /// What the maps hold against what they should.

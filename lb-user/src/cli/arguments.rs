@@ -114,6 +114,9 @@ pub enum Command {
         #[arg(long, requires = "all")]
         pins: Option<PathBuf>,
     },
+    /// Lists of sources that are let in or kept out
+    #[command(subcommand)]
+    Guard(GuardCommand),
     /// Services
     #[command(subcommand)]
     Service(ServiceCommand),
@@ -165,6 +168,37 @@ pub enum DecapCommand {
 pub const CONFIG: &str = "/etc/weir/weir.toml";
 
 const DECAP_PINS: &str = "/sys/fs/bpf/weir-decap";
+
+/// What to do with lists of sources.
+#[derive(Debug, Subcommand)]
+pub enum GuardCommand {
+    /// Show which lists are in force
+    Show,
+    /// Load a list from a file, in place of what the configuration says; packets see the old list
+    /// or the new, whole. Survives a restart of the daemon
+    Load {
+        /// allow or deny
+        list: String,
+        /// The file: one prefix a line, '#' begins a remark
+        file: PathBuf,
+        /// The service [default: all]
+        #[arg(long)]
+        service: Option<String>,
+    },
+    /// Put the list of the configuration in force again
+    Reset {
+        /// allow or deny
+        list: String,
+        /// The service [default: all]
+        #[arg(long)]
+        service: Option<String>,
+    },
+    /// Say to which services a source is let in, and why
+    Test {
+        /// The source's address
+        source: String,
+    },
+}
 
 /// What to do with services.
 #[derive(Debug, Subcommand)]
@@ -229,6 +263,7 @@ impl ServiceArguments {
             overlay: json("--overlay", self.overlay.as_deref())?,
             idle_timeout: self.idle_timeout,
             health: json("--health", self.health.as_deref())?,
+            guard: None,
             backends: Vec::new(),
         })
     }

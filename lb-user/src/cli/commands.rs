@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::arguments::{BackendCommand, Command, ServiceCommand};
-use super::{tables, watch};
+use super::{guard, tables, watch};
 use crate::api::{
     Audit, BackendPatch, Client, Diff, DiffRequest, Done, ExplainRequest, Explained, ServiceView,
     Stats,
@@ -92,6 +92,7 @@ pub async fn run(client: &Client, command: Command, json: bool) -> Result<ExitCo
             let path = format!("/v1/interfaces/{}", segment(&interface.unwrap_or_default()));
             output.done(Method::DELETE, &path, &()).await?;
         }
+        Command::Guard(command) => guard::run(&output, command).await?,
         Command::Service(command) => service(&output, command).await?,
         Command::Backend(command) => backend(&output, command).await?,
     }
@@ -173,13 +174,13 @@ async fn backend(output: &Output<'_>, command: BackendCommand) -> Result<()> {
 }
 
 /// Where answers come from, and how they are printed.
-struct Output<'a> {
-    client: &'a Client,
+pub(super) struct Output<'a> {
+    pub(super) client: &'a Client,
     json: bool,
 }
 
 impl Output<'_> {
-    async fn show<T: Serialize + DeserializeOwned>(
+    pub(super) async fn show<T: Serialize + DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -189,12 +190,21 @@ impl Output<'_> {
         self.print(&value, table)
     }
 
-    async fn done(&self, method: Method, path: &str, body: &impl Serialize) -> Result<()> {
+    pub(super) async fn done(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<()> {
         let done: Done = self.client.send_json(method, path, body).await?;
         self.print(&done, tables::done)
     }
 
-    fn print<T: Serialize>(&self, value: &T, table: impl Fn(&T) -> String) -> Result<()> {
+    pub(super) fn print<T: Serialize>(
+        &self,
+        value: &T,
+        table: impl Fn(&T) -> String,
+    ) -> Result<()> {
         if self.json {
             println!("{}", serde_json::to_string_pretty(value)?);
         } else {

@@ -4,6 +4,7 @@ mod arguments;
 mod commands;
 mod decap;
 mod detach;
+mod guard;
 mod log;
 mod tables;
 mod watch;

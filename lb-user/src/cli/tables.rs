@@ -8,7 +8,7 @@ use crate::api::{
     Audit, BackendView, Diff, Done, Explained, FragmentsView, IcmpView, ServiceView, Stats, Status,
 };
 
-fn table(head: &[&str], numbers: &[usize]) -> Table {
+pub(super) fn table(head: &[&str], numbers: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(head.to_vec());
@@ -20,7 +20,7 @@ fn table(head: &[&str], numbers: &[usize]) -> Table {
     table
 }
 
-fn finish(table: &Table) -> String {
+pub(super) fn finish(table: &Table) -> String {
     table.trim_fmt()
 }
 

@@ -1,7 +1,7 @@
 use std::fmt;
 
-use crate::model::{Backend, Desired, Fragments, Icmp, Service};
-use crate::spec::{BackendSpec, ServiceSpec, show_duration};
+use crate::model::{Backend, Desired, Fragments, Guard, Icmp, ListKind, Prefixes, Service};
+use crate::spec::{BackendSpec, HealthSpec, show_duration};
 
 /// One change from one declaration to another, in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Difference> {
     }
     icmp(&old.icmp, &new.icmp, &mut lines);
     fragments(&old.fragments, &new.fragments, &mut lines);
+    guards("guard", &old.guard, &new.guard, &mut lines);
     for name in old.interfaces.keys() {
         if !new.interfaces.contains_key(name) {
             lines.push(format!("interface \"{name}\" removed"));
@@ -101,7 +102,6 @@ fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {
             lines.push(format!("{path}, {field}: {old} -> {new}"));
         }
     };
-    let shown = (ServiceSpec::from(old), ServiceSpec::from(new));
     field("address", old.vip.to_string(), new.vip.to_string());
     field("forward", old.forward.to_string(), new.forward.to_string());
     field(
@@ -109,14 +109,13 @@ fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {
         show_duration(old.idle_timeout),
         show_duration(new.idle_timeout),
     );
-    let health = |spec: &ServiceSpec| {
-        let health = spec
-            .health
-            .as_ref()
-            .and_then(|health| serde_json::to_string(health).ok());
+    let health = |service: &Service| {
+        let spec = service.health.as_ref().map(HealthSpec::from);
+        let health = spec.and_then(|health| serde_json::to_string(&health).ok());
         health.unwrap_or_else(|| "none".to_owned())
     };
-    field("health", health(&shown.0), health(&shown.1));
+    field("health", health(old), health(new));
+    guards(&format!("{path}, guard"), &old.guard, &new.guard, lines);
     for name in old.backends.keys() {
         if !new.backends.contains_key(name) {
             lines.push(format!("{path}, backend \"{name}\" removed"));
@@ -134,6 +133,22 @@ fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {
                 let spec = BackendSpec::from_model(name, backend, new.forward);
                 backends(&path, before, backend, &spec, lines);
             }
+        }
+    }
+}
+
+fn guards(path: &str, old: &Guard, new: &Guard, lines: &mut Vec<String>) {
+    let show = |list: Option<&Prefixes>| {
+        list.map_or_else(
+            || "none".to_owned(),
+            |list| format!("{} prefixes", list.as_slice().len()),
+        )
+    };
+    for kind in ListKind::ALL {
+        let (old, new) = (old.list(kind), new.list(kind));
+        if old != new {
+            let kind = kind.as_str();
+            lines.push(format!("{path}, {kind}: {} -> {}", show(old), show(new)));
         }
     }
 }

@@ -10,7 +10,9 @@ use toml::Spanned;
 use super::fit::misfits;
 use super::{Config, Paths, Problem};
 use crate::model::{Desired, EncapSource, Fragments, Icmp, Limits};
-use crate::spec::{Checker, InterfaceSpec, ServiceSpec, SpecError, clashes, show_duration};
+use crate::spec::{
+    Checker, GuardSpec, InterfaceSpec, ServiceSpec, SpecError, clashes, read_list, show_duration,
+};
 
 /// The file as it is written.
 #[derive(Deserialize)]
@@ -22,6 +24,7 @@ struct File {
     encap: Option<Spanned<EncapTable>>,
     icmp: Option<Spanned<IcmpTable>>,
     fragments: Option<Spanned<FragmentsTable>>,
+    guard: Option<Spanned<GuardSpec>>,
     #[serde(default)]
     interface: Vec<Spanned<InterfaceSpec>>,
     #[serde(default)]
@@ -46,6 +49,7 @@ struct LimitsTable {
     confirmed_flows: Option<i64>,
     kept_flows: Option<i64>,
     fragments: Option<i64>,
+    guard_prefixes: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -131,6 +135,13 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
         let result = fragments(table.get_ref());
         desired.fragments = report.take(table.span(), result).unwrap_or_default();
     }
+    if let Some(spec) = parsed.guard {
+        let mut check = Checker::new("guard");
+        let guard = spec.get_ref().check(&mut check, None, &read_list);
+        desired.guard = report
+            .take(spec.span(), check.finish(Some(guard)))
+            .unwrap_or_default();
+    }
     for spec in parsed.interface {
         let Some((name, interface)) = report.take(spec.span(), spec.get_ref().to_model()) else {
             continue;
@@ -145,7 +156,7 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
     }
     let mut services = Vec::new();
     for spec in parsed.service {
-        let service = report.take(spec.span(), spec.get_ref().to_model());
+        let service = report.take(spec.span(), spec.get_ref().to_model_with(&read_list));
         services.extend(service.map(|service| (spec.span(), service)));
     }
     // The last of that name is the later one, which is at fault.
@@ -236,6 +247,13 @@ fn limits(table: &LimitsTable) -> Result<Limits, Vec<SpecError>> {
         256,
         1 << 22,
     );
+    let guard_prefixes = size(
+        "guard_prefixes",
+        table.guard_prefixes,
+        default.guard_prefixes,
+        1,
+        flows,
+    );
     if let Some(rows) = rows.filter(|rows| !rows.is_power_of_two()) {
         check.error(
             "rows",
@@ -251,6 +269,7 @@ fn limits(table: &LimitsTable) -> Result<Limits, Vec<SpecError>> {
             confirmed_flows: confirmed?,
             kept_flows: kept?,
             fragments: fragments?,
+            guard_prefixes: guard_prefixes?,
         })
     })();
     check.finish(limits)

@@ -9,7 +9,7 @@ use crate::api::{
 use crate::config::{self, Config, Paths};
 use crate::dataplane::AttachError;
 use crate::engine::EngineError;
-use crate::model::{Backend, BackendId, Desired, Name, Service, Weight};
+use crate::model::{Backend, BackendId, Desired, ListKind, Name, Service, Weight};
 use crate::spec::{BackendSpec, Checker, InterfaceSpec, ServiceSpec, SpecError, clashes};
 
 impl Daemon {
@@ -21,6 +21,10 @@ impl Daemon {
             Command::Audit => json(&self.audit()?),
             Command::Explain(request) => json(&self.explain(&request)?),
             Command::Diff(request) => json(&self.diff(&request)?),
+            Command::Guard => json(&self.guard_view()),
+            Command::GuardTest(request) => json(&self.guard_test(&request)?),
+            Command::LoadList(request) => done(self.load_list(&request)?),
+            Command::ResetList(request) => done(self.reset_list(&request)?),
             Command::Reload => done(self.reload()?),
             Command::AddService(spec) => done(self.add_service(&spec)?),
             Command::RemoveService(name) => done(self.remove_service(&name)?),
@@ -46,7 +50,8 @@ impl Daemon {
         })?;
         // What a reload would refuse is refused in its words, as far as that can be known.
         let mut refused = self.changed_paths(&config.paths);
-        let (desired, _) = self.overrides.apply(&config.desired);
+        let (mut desired, _) = self.overrides.apply(&config.desired);
+        self.lists.apply(&mut desired);
         if let Err(error) = self.engine.prepare(desired.clone()) {
             refused.push(error.to_string());
         }
@@ -116,7 +121,11 @@ impl Daemon {
         self.service(name)?;
         let mut overrides = self.overrides.clone();
         overrides.remove_service(&self.file, name);
-        self.declare(self.file.clone(), overrides)
+        let mut lists = self.lists.clone();
+        for kind in ListKind::ALL {
+            lists.set((Some(name.clone()), kind), None);
+        }
+        self.declare_all(self.file.clone(), overrides, lists)
     }
 
     fn add_backend(&mut self, service: &Name, spec: &BackendSpec) -> Result<Vec<String>, Error> {
@@ -198,7 +207,7 @@ impl Daemon {
         self.declare(self.file.clone(), overrides)
     }
 
-    fn service(&self, name: &Name) -> Result<&Service, Error> {
+    pub(super) fn service(&self, name: &Name) -> Result<&Service, Error> {
         let service = self.engine.desired().services.get(name);
         service.ok_or_else(|| Error::NotFound(format!("there is no service \"{name}\"")))
     }
@@ -226,6 +235,6 @@ fn internal(error: EngineError) -> Error {
     Error::Internal(format!("{:#}", anyhow::Error::from(error)))
 }
 
-fn invalid(errors: Vec<SpecError>) -> Error {
+pub(super) fn invalid(errors: Vec<SpecError>) -> Error {
     Error::Invalid(errors.iter().map(ToString::to_string).collect())
 }

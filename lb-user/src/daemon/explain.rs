@@ -47,26 +47,30 @@ impl Daemon {
             let found = self.engine.service_in(record.service);
             let name = found.map(|(name, _)| name.to_string());
             let base = found.map_or(0, |(_, service)| service.segment.base);
+            let reason = Reason::ALL.get(record.reason as usize);
+            let kept_out = matches!(reason, Some(Reason::DropDenied | Reason::DropNotAllowed));
             let row = Row::from_bits(record.row);
             let show = |slot: BackendSlot| self.backend_name(slot);
             steps.push(format!("service {}", name.as_deref().unwrap_or("?")));
-            steps.push(format!(
-                "hash {:#018x}: row {}",
-                record.hash,
-                record.row_index.wrapping_sub(base)
-            ));
-            steps.push(if row.lookup() {
-                format!(
-                    "row: new flows to {}, older ones to {}, the flow table is asked",
-                    show(row.owner()),
-                    show(row.untracked())
-                )
-            } else {
-                format!(
-                    "row: settled on {}, the flow table is not asked",
-                    show(row.owner())
-                )
-            });
+            if !kept_out {
+                steps.push(format!(
+                    "hash {:#018x}: row {}",
+                    record.hash,
+                    record.row_index.wrapping_sub(base)
+                ));
+                steps.push(if row.lookup() {
+                    format!(
+                        "row: new flows to {}, older ones to {}, the flow table is asked",
+                        show(row.owner()),
+                        show(row.untracked())
+                    )
+                } else {
+                    format!(
+                        "row: settled on {}, the flow table is not asked",
+                        show(row.owner())
+                    )
+                });
+            }
             match record.table {
                 0 => {}
                 1 => steps.push("flow table: no entry".to_owned()),

@@ -2,6 +2,7 @@
 
 mod commands;
 mod explain;
+mod guard;
 mod interfaces;
 mod nat;
 mod start;
@@ -25,7 +26,7 @@ use crate::engine::{Engine, Hop};
 use crate::health::{self, Checker};
 use crate::model::{BackendId, Desired, Forward, HealthState};
 use crate::netlink::{self, Resolver, Unresolved};
-use crate::state::{Directory, Overrides};
+use crate::state::{Directory, LoadedLists, Overrides};
 
 /// Events handled before the maps are brought up to date: a burst costs one plan.
 const BURST: usize = 1024;
@@ -84,6 +85,8 @@ struct Daemon {
     /// What the configuration file declares.
     file: Desired,
     overrides: Overrides,
+    /// Lists of sources that were loaded over the file's.
+    lists: LoadedLists,
     /// Overrides that have no effect.
     ineffective: Vec<String>,
     directory: Rc<Directory>,
@@ -300,7 +303,18 @@ impl Daemon {
 
     /// Puts a declaration in force: everything or nothing. Returns what changed.
     fn declare(&mut self, file: Desired, overrides: Overrides) -> Result<Vec<String>, api::Error> {
-        let (desired, ineffective) = overrides.apply(&file);
+        self.declare_all(file, overrides, self.lists.clone())
+    }
+
+    /// Puts a declaration and loaded lists in force: everything or nothing.
+    fn declare_all(
+        &mut self,
+        file: Desired,
+        overrides: Overrides,
+        lists: LoadedLists,
+    ) -> Result<Vec<String>, api::Error> {
+        let (mut desired, mut ineffective) = overrides.apply(&file);
+        ineffective.extend(lists.apply(&mut desired));
         if overrides != self.overrides {
             // Somebody asks for a change just now: it is made, or it is refused.
             let news = ineffective.iter().filter(|l| !self.ineffective.contains(l));
@@ -317,6 +331,9 @@ impl Daemon {
         if stored.is_ok() && overrides != self.overrides {
             stored = self.directory.set_overrides(&overrides);
         }
+        for (owner, list) in lists.changes(&self.lists) {
+            stored = stored.and_then(|()| self.directory.set_list(owner, list));
+        }
         if let Err(error) = stored {
             self.undo(&attached);
             let error = anyhow::Error::from(error);
@@ -327,6 +344,7 @@ impl Daemon {
         self.detach_old(&desired);
         self.file = file;
         self.overrides = overrides;
+        self.lists = lists;
         for line in &ineffective {
             if !self.ineffective.contains(line) {
                 warn!("a change made through the API has no effect: {line}");

@@ -68,6 +68,7 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
     dataplane::probe()?;
     let directory = Rc::new(Directory::open(&config.paths.state)?);
     let overrides = directory.overrides()?;
+    let lists = directory.lists()?;
     let mut slots = directory.slots()?;
     let mut socket = Socket::bind(&config.paths.socket)?;
     let signals = |error| StartError::Signals(error);
@@ -112,6 +113,7 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
             ..Desired::default()
         },
         overrides,
+        lists,
         ineffective: Vec::new(),
         directory,
         engine,

@@ -20,7 +20,7 @@ impl Daemon {
             icmp: icmp_view(&self.engine.desired().icmp),
             fragments: fragments_view(&self.engine.desired().fragments),
             services: self.service_views()?,
-            overrides: self.overrides.lines(),
+            overrides: [self.overrides.lines(), self.lists.lines()].concat(),
             ineffective: self.ineffective.clone(),
         })
     }

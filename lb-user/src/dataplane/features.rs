@@ -30,7 +30,7 @@ type Probe = fn() -> io::Result<bool>;
 
 /// Everything that can be tried without an interface. Two more are named where they are missed:
 /// BPF links for XDP (5.9) when attaching, and test runs with a context (5.14) by `weir explain`.
-const FEATURES: [(Feature, Probe); 5] = [
+const FEATURES: [(Feature, Probe); 6] = [
     (
         Feature {
             name: "XDP programs",
@@ -73,6 +73,14 @@ const FEATURES: [(Feature, Probe); 5] = [
             purpose: "flow tables are swept while packets change them",
         },
         batched_reads,
+    ),
+    (
+        Feature {
+            name: "batched writes of prefix tries",
+            since: "5.13, f56387c534a1",
+            purpose: "lists of sources are filled by them",
+        },
+        batched_tries,
     ),
 ];
 
@@ -161,6 +169,11 @@ fn batched_reads() -> io::Result<bool> {
         &mut keys,
         &mut values,
     ))
+}
+
+fn batched_tries() -> io::Result<bool> {
+    let map = sys::create_trie()?;
+    supported(sys::update_batch(map.as_fd(), &[[0_u32; 2]], &[0_u32]))
 }
 
 fn older_than_floor(release: &str) -> bool {

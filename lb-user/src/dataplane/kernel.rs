@@ -29,6 +29,7 @@ use super::attach::{self, AttachError, Attached};
 use super::clock::{Clock, Jiffies};
 use super::explain::{PinnedToCpu, test_run};
 use super::keys::{ServiceKey, vip};
+use super::lists::KernelLists;
 use super::load::LoadError;
 use super::mapped::Mapped;
 use super::nat::NatSources;
@@ -65,6 +66,7 @@ pub struct Kernel {
     service_stats: PerCpuArray<MapData, ServiceStats>,
     reasons: PerCpuArray<MapData, u64>,
     explanation: PerCpuArray<MapData, Explanation>,
+    pub(super) lists: KernelLists,
 }
 
 impl Kernel {
@@ -113,6 +115,7 @@ impl Kernel {
             service_stats: take(e, names::SERVICE_STATS)?,
             reasons: take(e, names::REASONS)?,
             explanation: take(e, names::EXPLAIN)?,
+            lists: KernelLists::take(e, limits.guard_prefixes)?,
             ebpf,
             pins,
             limits,

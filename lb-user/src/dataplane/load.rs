@@ -186,6 +186,8 @@ fn sizes(limits: &Limits) -> Vec<(&'static str, u32)> {
         (names::FLOWS_V6[2], limits.kept_flows),
         (names::FRAGMENTS_V4, limits.fragments),
         (names::FRAGMENTS_V6, limits.fragments),
+        (names::PREFIXES_V4, limits.guard_prefixes),
+        (names::PREFIXES_V6, limits.guard_prefixes),
     ]
 }
 

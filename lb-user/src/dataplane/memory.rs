@@ -8,6 +8,7 @@ use lb_common::{
     DEVICES,
     backend::{Backend, BackendSlot, Head, Template},
     flow::{FlowEntry, Table},
+    guard::{GuardSettings, ListId},
     map_names as names,
     nat::NatSource,
     row::Row,
@@ -18,13 +19,13 @@ use lb_common::{
 
 use super::clock::{Clock, Jiffies};
 use super::{Dataplane, FlowCursor, FlowKey, MapError};
-use crate::model::{Limits, Vip};
+use crate::model::{Limits, Prefix, Vip};
 
 /// An in-memory data plane. Its flow tables, counters and clock are public: a test plays the
 /// kernel's part.
 #[derive(Clone, Debug)]
 pub struct Memory {
-    limits: Limits,
+    pub(super) limits: Limits,
     services: BTreeMap<Vip, Service>,
     nat_sources: BTreeMap<Vip, NatSource>,
     vip_filter: Vec<u8>,
@@ -32,6 +33,11 @@ pub struct Memory {
     settings: Settings,
     ring: Vec<Row>,
     backends: Vec<Backend>,
+    /// What the tries of prefixes hold.
+    pub(super) prefixes: BTreeMap<(ListId, Prefix), u32>,
+    /// The words of their filter that are not zero.
+    pub(super) near: BTreeMap<u32, u64>,
+    pub(super) guard: GuardSettings,
     /// The interfaces that packets can be redirected to.
     pub devices: BTreeSet<u32>,
     /// The flow tables.
@@ -68,6 +74,9 @@ impl Memory {
             settings: Settings::default(),
             ring: vec![Row::EMPTY; limits.rows as usize],
             backends: vec![Backend::zeroed(); limits.backends as usize + 1],
+            prefixes: BTreeMap::new(),
+            near: BTreeMap::new(),
+            guard: GuardSettings::default(),
             devices: BTreeSet::new(),
             flows: BTreeMap::new(),
             arrivals: BTreeMap::new(),

@@ -12,6 +12,7 @@ mod features;
 mod kernel;
 mod keys;
 mod link_mode;
+mod lists;
 mod load;
 #[cfg(feature = "log")]
 mod log;
@@ -45,7 +46,9 @@ pub use clock::{Clock, Jiffies};
 pub(crate) use explain::test_run;
 pub use features::{Feature, FeatureError, probe};
 pub use kernel::Kernel;
+pub use keys::vip_filter_entries;
 pub use keys::{nat_filter_index, vip_filter_entries};
+pub use lists::{Entry, Lists};
 pub use load::{LoadError, Settings, load};
 pub use memory::Memory;
 #[cfg(feature = "bench")]
@@ -101,7 +104,7 @@ pub enum FlowKey {
 }
 
 /// What the control loop needs of the data plane. Every call is one map access.
-pub trait Dataplane {
+pub trait Dataplane: Lists {
     /// Makes packets for `vip` go to a ring, or changes to which. Packets see the old service or
     /// the new.
     fn set_service(&mut self, vip: &Vip, service: &Service) -> Result<(), MapError>;

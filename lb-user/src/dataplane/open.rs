@@ -1,5 +1,7 @@
 //! Taking the loaded object's maps, each with its type.
 
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError as AyaError};
 use lb_common::flow::FlowEntry;
@@ -30,6 +32,23 @@ pub(super) fn walk<K: aya::Pod + bytemuck::Pod>(
         }
         _ => Err(LoadError::Missing(map)),
     }
+}
+
+/// Returns a descriptor of a prefix trie with keys `K` and words as values.
+pub(super) fn trie<K: bytemuck::Pod>(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+) -> Result<OwnedFd, LoadError> {
+    let failed = |source| MapError::Kernel { map, source };
+    let Some(Map::LpmTrie(data)) = ebpf.map(map) else {
+        return Err(LoadError::Missing(map));
+    };
+    let info = data.info().map_err(failed)?;
+    if (info.key_size() as usize, info.value_size()) != (size_of::<K>(), 4) {
+        return Err(LoadError::Missing(map));
+    }
+    let fd = data.fd().as_fd().try_clone_to_owned();
+    Ok(fd.map_err(|error| failed(AyaError::IoError(error)))?)
 }
 
 pub(super) fn mapped(

@@ -62,7 +62,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 const LINKS: &str = "links";
 
 /// The maps that outlive the daemon: all but read-only data and the explanation.
-pub(super) const MAPS: [&str; 23] = [
+pub(super) const MAPS: [&str; 27] = [
     names::ABI,
     names::SERVICES_V4,
     names::SERVICES_V6,
@@ -86,6 +86,10 @@ pub(super) const MAPS: [&str; 23] = [
     names::FLOWS_V6[2],
     names::FRAGMENTS_V4,
     names::FRAGMENTS_V6,
+    names::GUARD,
+    names::PREFIXES_V4,
+    names::PREFIXES_V6,
+    names::NEAR,
 ];
 
 /// The names of everything that is pinned in a directory of ours.

@@ -133,24 +133,42 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 pub const HASH: u32 = 1;
 /// `BPF_MAP_TYPE_ARRAY`.
 pub const ARRAY: u32 = 2;
+/// `BPF_MAP_TYPE_LPM_TRIE`.
+const LPM_TRIE: u32 = 11;
+/// `BPF_F_NO_PREALLOC`.
+const NO_PREALLOC: u32 = 1;
 /// `BPF_F_MMAPABLE`.
 pub const MMAPABLE: u32 = 1 << 10;
 
 /// Makes a map of one entry with keys of four bytes.
 pub fn create_map(kind: u32, value_size: u32, flags: u32) -> io::Result<OwnedFd> {
-    let attr = CreateMap {
+    create(&CreateMap {
         kind,
         key_size: 4,
         value_size,
         max_entries: 1,
         flags,
-    };
+    })
+}
+
+/// Makes a trie for one prefix of up to 32 bits, with a word as its value.
+pub fn create_trie() -> io::Result<OwnedFd> {
+    create(&CreateMap {
+        kind: LPM_TRIE,
+        key_size: 8,
+        value_size: 4,
+        max_entries: 1,
+        flags: NO_PREALLOC,
+    })
+}
+
+fn create(attr: &CreateMap) -> io::Result<OwnedFd> {
     // SAFETY: the attribute outlives the call.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             BPF_MAP_CREATE,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<CreateMap>(),
         )
     };
@@ -161,10 +179,10 @@ pub fn create_map(kind: u32, value_size: u32, flags: u32) -> io::Result<OwnedFd>
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// `union bpf_attr` for `BPF_MAP_LOOKUP_BATCH`.
+/// `union bpf_attr` for `BPF_MAP_LOOKUP_BATCH` and its kin.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct LookupBatch {
+struct Batch {
     in_batch: u64,
     out_batch: u64,
     keys: u64,
@@ -190,7 +208,7 @@ pub fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
     values: &mut [V],
 ) -> io::Result<(usize, bool)> {
     let mut next = 0_u32;
-    let mut attr = LookupBatch {
+    let mut attr = Batch {
         in_batch: position
             .as_ref()
             .map_or(0, |at| std::ptr::from_ref(at) as u64),
@@ -209,7 +227,7 @@ pub fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
             libc::SYS_bpf,
             BPF_MAP_LOOKUP_BATCH,
             &raw mut attr,
-            size_of::<LookupBatch>(),
+            size_of::<Batch>(),
         )
     };
     let more = result == 0;
@@ -222,4 +240,106 @@ pub fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
     }
     *position = Some(next);
     Ok((attr.count as usize, more))
+}
+
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
+
+/// Reads the next entries of a map whose kernel side walks from key to key, as prefix tries do
+/// (Linux 5.13). `position` is the last key that was read; nothing is the start. Returns how many
+/// entries were read, and whether there may be more.
+pub fn lookup_batch_after<K: bytemuck::Pod, V: bytemuck::Pod>(
+    map: BorrowedFd<'_>,
+    position: &mut Option<K>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, bool)> {
+    let mut next = K::zeroed();
+    let mut attr = Batch {
+        in_batch: position
+            .as_ref()
+            .map_or(0, |at| std::ptr::from_ref(at) as u64),
+        out_batch: (&raw mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    let result = batch(BPF_MAP_LOOKUP_BATCH, &mut attr);
+    let more = match result {
+        Ok(()) => true,
+        // The end of the map, with what was left of it.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+        Err(error) => return Err(error),
+    };
+    *position = Some(next);
+    Ok((attr.count as usize, more))
+}
+
+/// Stores entries, one after the other.
+pub fn update_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    batch(BPF_MAP_UPDATE_BATCH, &mut attr)
+}
+
+/// Deletes entries; some may be gone already.
+pub fn delete_batch<K: bytemuck::Pod>(map: BorrowedFd<'_>, mut keys: &[K]) -> io::Result<()> {
+    while !keys.is_empty() {
+        let mut attr = Batch {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys.as_ptr() as u64,
+            values: 0,
+            count: keys.len() as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        match batch(BPF_MAP_DELETE_BATCH, &mut attr) {
+            Ok(()) => return Ok(()),
+            // The kernel stops at the first that isn't there.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                let done = attr.count as usize + 1;
+                keys = keys.get(done..).unwrap_or_default();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Runs a batch command; `attr.count` says how many entries the kernel went over.
+fn batch(command: libc::c_int, attr: &mut Batch) -> io::Result<()> {
+    // SAFETY: the attribute names buffers of the caller's with room for `count` entries of the
+    // map's sizes, which outlive the call; any bytes are valid for their types.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<Batch>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use lb_common::backend::TemplateKind;
+use lb_common::guard::ListId;
 use lb_common::service::{Service, VIP_FILTER_LEN};
 use tracing::{info, warn};
 
@@ -24,6 +25,7 @@ fn segment_of((_, service): &Entry) -> Segment {
 impl<D: Dataplane> Engine<D> {
     /// Takes over what an earlier daemon left in the maps.
     pub(super) fn adopt(&mut self, now: Instant) -> Result<(), EngineError> {
+        self.adopt_lists()?;
         let mut by_slot: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
         for (vip, service) in self.dataplane.services()? {
             by_slot
@@ -42,11 +44,15 @@ impl<D: Dataplane> Engine<D> {
                 continue;
             }
             self.slots.set_segment(&name, segment);
-            let Some((vip, _)) = found else {
+            let Some((vip, value)) = found else {
                 self.retired.insert(name, now);
                 continue;
             };
-            let service = self.adopt_service(&name, vip, slot, segment, now)?;
+            let service = InstalledService {
+                flags: value.flags,
+                guard_list: ListId::from_stored(value.guard_list),
+                ..self.adopt_service(&name, vip, slot, segment, now)?
+            };
             self.adopt_health(&name, &service, now);
             let backends = service.backends.keys().map(|backend| BackendId {
                 service: name.clone(),
@@ -165,6 +171,8 @@ impl<D: Dataplane> Engine<D> {
             vip,
             slot,
             segment,
+            flags: 0,
+            guard_list: ListId::NONE,
             ring,
             backends,
         })

@@ -94,6 +94,7 @@ impl<D: Dataplane> Engine<D> {
         compare(found == expected, &|| {
             format!("settings: found {found:?}, expected {expected:?}")
         });
+        self.audit_lists(&mut compare)?;
         Ok((differences, compared))
     }
 }

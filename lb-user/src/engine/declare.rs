@@ -38,6 +38,18 @@ pub enum Refused {
         /// How many fit.
         limit: u32,
     },
+    /// The tries of prefixes have room for so many of each family.
+    #[error(
+        "limits.guard_prefixes: {wanted} prefixes of {family} while lists take the place of others, allowed are {limit}"
+    )]
+    Prefixes {
+        /// The family.
+        family: &'static str,
+        /// How many there would be.
+        wanted: usize,
+        /// How many fit.
+        limit: u32,
+    },
     /// The ring map is full.
     #[error(
         "service \"{service}\": no room for a ring of {rows} rows: limits.rows is {limit}, the longest free part has {largest}"
@@ -93,6 +105,17 @@ impl<D: Dataplane> Engine<D> {
                 wanted,
                 limit: limits.services,
             });
+        }
+        for (family, v4) in [("IPv4", true), ("IPv6", false)] {
+            let guards = desired.services.values().map(|service| &service.guard);
+            let wanted = self.lists.wanted(guards.chain([&desired.guard]), v4);
+            if wanted > limits.guard_prefixes as usize {
+                return Err(Refused::Prefixes {
+                    family,
+                    wanted,
+                    limit: limits.guard_prefixes,
+                });
+            }
         }
         let mut slots = self.slots.clone();
         let mut segments = self.segments.clone();

@@ -6,6 +6,7 @@
 mod adopt;
 mod audit;
 mod declare;
+mod lists;
 mod nat;
 mod reconcile;
 mod settings;
@@ -26,6 +27,7 @@ use lb_common::settings::Settings;
 
 pub use audit::Discrepancy;
 pub use declare::{Prepared, Refused, ServiceDiff};
+pub use lists::fill_list;
 pub use status::{BackendStatus, ServiceStatus};
 
 use crate::dataplane::{Dataplane, MapError};
@@ -127,6 +129,7 @@ pub struct Engine<D> {
     retired: BTreeMap<Name, Instant>,
     /// Segments of the ring map that packets may still read.
     released: Vec<(Instant, Segment)>,
+    lists: lists::Lists,
     sweep: sweep::Schedule,
     /// Whether places were freed since somebody asked.
     freed: bool,
@@ -180,6 +183,7 @@ impl<D: Dataplane> Engine<D> {
             leaving: BTreeMap::new(),
             retired: BTreeMap::new(),
             released: Vec::new(),
+            lists: lists::Lists::default(),
             sweep: sweep::Schedule::default(),
             freed: false,
             flows: BTreeMap::new(),
@@ -334,6 +338,7 @@ impl<D: Dataplane> Engine<D> {
             .copied()
             .chain(self.sweep.next())
             .chain(self.retry)
+            .chain(self.lists_deadline())
             .min()
     }
 }

@@ -2,12 +2,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use lb_common::backend::TemplateKind;
+use lb_common::service::Service as Value;
 use tracing::{info, warn};
 
 use super::{Engine, EngineError, Failed, Hop, RETRY};
 use crate::dataplane::{Dataplane, GRACE, MapError};
 use crate::model::{BackendId, Name};
-use crate::plan::{self, BackendState, Input, InstalledBackend, ServicePlan, Step};
+use crate::plan::{
+    self, BackendState, Input, InstalledBackend, InstalledService, ServicePlan, Step,
+};
 use crate::template;
 
 impl<D: Dataplane> Engine<D> {
@@ -17,7 +20,7 @@ impl<D: Dataplane> Engine<D> {
         self.retry = None;
         self.free_released(now);
         self.wake(now);
-        let mut failed = Vec::new();
+        let mut failed = self.fill_lists(now);
         for name in self.in_order() {
             if self.waiting.contains_key(&name) {
                 continue;
@@ -41,6 +44,7 @@ impl<D: Dataplane> Engine<D> {
         }
         failed.extend(self.remove_vacated().err());
         failed.extend(self.update_nat_sources().err().map(EngineError::from));
+        failed.extend(self.empty_lists(now).err().map(EngineError::from));
         failed.extend(self.update_filter().err().map(EngineError::from));
         failed.extend(self.update_addresses().err().map(EngineError::from));
         failed.extend(self.update_settings().err().map(EngineError::from));
@@ -108,7 +112,11 @@ impl<D: Dataplane> Engine<D> {
     fn read_back(&mut self, name: &Name, now: Instant) -> Result<(), EngineError> {
         if let Some(service) = self.installed.get(name) {
             let (vip, slot, segment) = (service.vip, service.slot, service.segment);
-            let found = self.adopt_service(name, vip, slot, segment, now)?;
+            let found = InstalledService {
+                flags: service.flags,
+                guard_list: service.guard_list,
+                ..self.adopt_service(name, vip, slot, segment, now)?
+            };
             self.installed.insert(name.clone(), found);
         }
         Ok(())
@@ -135,6 +143,10 @@ impl<D: Dataplane> Engine<D> {
         let Some(desired) = self.desired.services.get(name) else {
             return Ok(());
         };
+        // Without its list it is as it was, or isn't served yet.
+        let Some((guard_list, lists)) = self.list_of(name) else {
+            return Ok(());
+        };
         let installed = self.installed.get(name);
         let mut fresh = BTreeMap::new();
         for (backend, slot) in self.slots.backends(name) {
@@ -152,6 +164,8 @@ impl<D: Dataplane> Engine<D> {
                 fresh: &fresh,
                 segment,
                 slot,
+                flags: if lists { Value::LISTS } else { 0 },
+                guard_list,
                 now,
             },
             installed,

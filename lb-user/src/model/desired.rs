@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Fragments, Icmp, Name, Service};
+use super::{Fragments, Guard, Icmp, Name, Service};
 
 /// In which mode the XDP program is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,8 @@ pub struct Limits {
     pub kept_flows: u32,
     /// Entries of a table of first fragments; there is one for IPv4 and one for IPv6.
     pub fragments: u32,
+    /// Prefixes in lists of sources; there is a trie for IPv4 and one for IPv6.
+    pub guard_prefixes: u32,
 }
 
 impl Default for Limits {
@@ -72,6 +74,7 @@ impl Default for Limits {
             confirmed_flows: 1 << 20,
             kept_flows: 1 << 20,
             fragments: 1 << 14,
+            guard_prefixes: 1 << 20,
         }
     }
 }
@@ -89,6 +92,8 @@ pub struct Desired {
     pub icmp: Icmp,
     /// How fragments are handled.
     pub fragments: Fragments,
+    /// Who is let in to all services.
+    pub guard: Guard,
     /// The services by name.
     pub services: BTreeMap<Name, Service>,
 }

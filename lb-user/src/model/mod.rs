@@ -10,6 +10,7 @@
 mod backend;
 mod desired;
 mod fragments;
+mod guard;
 mod health;
 mod icmp;
 mod name;
@@ -22,6 +23,7 @@ mod vlan;
 pub use backend::{Backend, Forward, Mac, Weight};
 pub use desired::{AttachMode, Desired, EncapSource, Interface, Limits};
 pub use fragments::Fragments;
+pub use guard::{Guard, Judged, ListKind, Prefix, PrefixError, Prefixes};
 pub use health::{HealthCheck, HealthState, Probe};
 pub use icmp::Icmp;
 pub use name::{Name, NameError};

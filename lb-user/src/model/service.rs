@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::{Backend, Forward, HealthCheck, Name};
+use super::{Backend, Forward, Guard, HealthCheck, Name};
 
 /// A transport protocol that a service can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +89,8 @@ pub struct Service {
     pub idle_timeout: Duration,
     /// How its backends are probed; without it they count as up.
     pub health: Option<HealthCheck>,
+    /// Who is let in.
+    pub guard: Guard,
     /// The backends by name.
     pub backends: BTreeMap<Name, Backend>,
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use lb_common::backend::{Backend, BackendSlot, Head, Template};
+use lb_common::guard::ListId;
 use lb_common::service::Service;
 
 use crate::model::{Name, Vip};
@@ -25,6 +26,10 @@ pub struct InstalledService {
     pub slot: u32,
     /// Where its rows are.
     pub segment: Segment,
+    /// The flags of its value in the service map.
+    pub flags: u32,
+    /// Its own list of sources.
+    pub guard_list: ListId,
     /// Its rows.
     pub ring: Ring,
     /// Its backends, also those that are leaving.
@@ -38,7 +43,9 @@ impl InstalledService {
             ring_base: self.segment.base,
             ring_mask: self.segment.len.saturating_sub(1),
             slot: self.slot,
-            flags: 0,
+            flags: self.flags,
+            guard_list: self.guard_list.get(),
+            _pad: 0,
         }
     }
 

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use lb_common::backend::{BackendSlot, Head, Template};
+use lb_common::guard::ListId;
 use lb_common::row::Row;
 use lb_common::service::Service as Value;
 
@@ -60,6 +61,10 @@ pub struct Input<'a> {
     pub segment: Segment,
     /// The service's place in the statistics.
     pub slot: u32,
+    /// The flags of its value in the service map.
+    pub flags: u32,
+    /// Its own list of sources.
+    pub guard_list: ListId,
     /// The time.
     pub now: Instant,
 }
@@ -156,6 +161,8 @@ pub fn service(input: &Input<'_>, installed: Option<&InstalledService>) -> Servi
         vip: input.desired.vip,
         slot: input.slot,
         segment: input.segment,
+        flags: input.flags,
+        guard_list: input.guard_list,
         ring,
         backends,
     };

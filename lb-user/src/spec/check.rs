@@ -58,6 +58,11 @@ impl Checker {
         });
     }
 
+    /// Returns how many things are wrong so far.
+    pub fn errors(&self) -> usize {
+        self.errors.len()
+    }
+
     /// Reads a field whose type says itself what is allowed.
     pub fn parse<T>(&mut self, field: &str, text: &str) -> Option<T>
     where

@@ -10,9 +10,10 @@ use super::backend::BackendSpec;
 use super::check::{Checker, SpecError};
 use super::duration::show_duration;
 use super::forward::{ForwardSpec, gue_port_of, overlay_of};
+use super::guard::{GuardSpec, ReadList, no_list};
 use super::health::HealthSpec;
 use super::overlay::OverlaySpec;
-use crate::model::{L4Protocol, Name, Service, ServicePort, Vip, ambiguities};
+use crate::model::{Guard, L4Protocol, Name, Service, ServicePort, Vip, ambiguities};
 
 /// A service: a virtual address, port and protocol, and who serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -42,6 +43,9 @@ pub struct ServiceSpec {
     /// How its backends are probed; without it they count as up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
+    /// Who is let in; without it everybody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardSpec>,
     /// The backends. In the configuration file: `[[service.backend]]`.
     #[serde(default, alias = "backend")]
     pub backends: Vec<BackendSpec>,
@@ -50,12 +54,17 @@ pub struct ServiceSpec {
 impl ServiceSpec {
     /// Checks it, and returns everything that is wrong.
     pub fn to_model(&self) -> Result<Service, Vec<SpecError>> {
+        self.to_model_with(&no_list)
+    }
+
+    /// Checks it. `read` reads the files that it names.
+    pub fn to_model_with(&self, read: ReadList<'_>) -> Result<Service, Vec<SpecError>> {
         let mut check = Checker::new(format!("service \"{}\"", self.name));
-        let service = self.check(&mut check);
+        let service = self.check(&mut check, read);
         check.finish(service)
     }
 
-    fn check(&self, check: &mut Checker) -> Option<Service> {
+    fn check(&self, check: &mut Checker, read: ReadList<'_>) -> Option<Service> {
         let name = check.parse("name", &self.name);
         let address = check.address("address", &self.address);
         if let Some(address) = address {
@@ -84,6 +93,11 @@ impl ServiceSpec {
                 .map(Some),
             (None, _) => Some(None),
         };
+        let v4 = address.map(|address| address.is_ipv4());
+        let guard = self
+            .guard
+            .as_ref()
+            .map(|guard| check.within("guard", |check| guard.check(check, v4, read)));
         let backends: Vec<_> = self
             .backends
             .iter()
@@ -99,6 +113,7 @@ impl ServiceSpec {
             forward: forward?,
             idle_timeout: idle_timeout?,
             health: health?,
+            guard: guard.unwrap_or_default(),
             backends: BTreeMap::new(),
         };
         for (spec, backend) in self.backends.iter().zip(backends) {
@@ -209,6 +224,7 @@ impl From<&Service> for ServiceSpec {
             overlay: overlay_of(service.forward),
             idle_timeout: Some(show_duration(service.idle_timeout)),
             health: service.health.as_ref().map(HealthSpec::from),
+            guard: (service.guard != Guard::default()).then(|| GuardSpec::from(&service.guard)),
             backends: service
                 .backends
                 .iter()

@@ -7,7 +7,9 @@ use lb_common::hash::HashKey;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Overrides, Slots};
+use super::{ListOwner, LoadedLists, Overrides, Slots, lists};
+use crate::model::Prefixes;
+use crate::spec::read_prefixes;
 
 const SECRET_BYTES: usize = size_of::<HashKey>();
 
@@ -155,6 +157,44 @@ impl Directory {
     /// Stores the places in the kernel's maps.
     pub fn set_slots(&self, slots: &Slots) -> Result<(), StateError> {
         self.write_json("slots.json", slots)
+    }
+
+    /// Returns the lists of sources that the operator loaded.
+    pub fn lists(&self) -> Result<LoadedLists, StateError> {
+        let mut loaded = LoadedLists::default();
+        for entry in fs::read_dir(&self.path).map_err(file_error(&self.path))? {
+            let entry = entry.map_err(file_error(&self.path))?;
+            let Some(owner) = entry.file_name().to_str().and_then(lists::owner) else {
+                continue;
+            };
+            let path = entry.path();
+            let text = fs::read_to_string(&path).map_err(file_error(&path))?;
+            let prefixes = read_prefixes(&text, &path.display().to_string());
+            let prefixes = prefixes.map_err(|errors| StateError::Damaged {
+                path,
+                reason: errors.join("; "),
+            })?;
+            loaded.set(owner, Some(prefixes.into_iter().collect()));
+        }
+        Ok(loaded)
+    }
+
+    /// Stores a list of sources, or forgets it.
+    pub fn set_list(
+        &self,
+        owner: &ListOwner,
+        prefixes: Option<&Prefixes>,
+    ) -> Result<(), StateError> {
+        let name = lists::file_name(owner);
+        if let Some(prefixes) = prefixes {
+            return self.write(&name, lists::text(prefixes).as_bytes());
+        }
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => File::open(&self.path).and_then(|dir| dir.sync_all()),
+        }
+        .map_err(file_error(&path))
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {

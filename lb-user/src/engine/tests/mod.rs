@@ -1,4 +1,5 @@
 mod failures;
+mod guard;
 mod lives;
 mod nat;
 mod restarts;
@@ -27,6 +28,7 @@ const LIMITS: Limits = Limits {
     confirmed_flows: 64,
     kept_flows: 64,
     fragments: 256,
+    guard_prefixes: 64,
 };
 
 /// An engine on memory, with a clock that only moves when told.

@@ -83,6 +83,8 @@ pub struct Case {
     pub fate: Fate,
     /// Which fragment of its datagram each packet is.
     pub fragment: Option<Fragment>,
+    /// How many prefixes of others the service's list denies.
+    pub denied: u32,
     syn: bool,
     other: Option<Other>,
 }
@@ -102,6 +104,7 @@ impl Case {
             flows: ANY,
             fate: Fate::Sent,
             fragment: None,
+            denied: 0,
             syn: false,
             other: None,
         }
@@ -148,6 +151,10 @@ impl Case {
                 ..Self::new(&format!("tcp -> {how} in {outer}"), own)
             });
         }
+        cases.push(Self {
+            denied: 100_000,
+            ..Self::new("tcp -> ipip, 100000 denied", own)
+        });
         cases.push(Self {
             syn: true,
             ..Self::new("tcp syn -> ipip", own)

@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
@@ -12,8 +12,10 @@ use lb_common::service::Service;
 use lb_common::stats::Reason;
 use lb_tests::netns;
 use lb_user::dataplane::{Dataplane as _, Kernel, Pins, Settings, load, vip_filter_entries};
+use lb_user::engine::fill_list;
 use lb_user::model::{
-    Backend, EncapSource, L4Protocol, Limits, Mac, NextHop, ServicePort, Vip, Weight,
+    Backend, EncapSource, Guard, L4Protocol, Limits, Mac, NextHop, Prefix, Prefixes, ServicePort,
+    Vip, Weight,
 };
 use lb_user::template;
 
@@ -145,11 +147,18 @@ impl World {
             };
             kernel.set_row(index, row)?;
         }
+        let guard = Guard {
+            deny: Some(denied(case.denied, case.vip.is_ipv4())),
+            ..Guard::default()
+        };
+        let list = fill_list(kernel, &guard, case.vip.is_ipv4(), 1)?;
         let service = Service {
             ring_base: 0,
             ring_mask: ROWS - 1,
             slot: 0,
-            flags: 0,
+            flags: if list.is_none() { 0 } else { Service::LISTS },
+            guard_list: list.get(),
+            _pad: 0,
         };
         kernel.set_service(&vip, &service)?;
         for (index, kind) in vip_filter_entries(&vip) {
@@ -222,6 +231,22 @@ impl Drop for World {
     fn drop(&mut self) {
         let _ = self.pins.remove_all();
     }
+}
+
+/// Returns so many prefixes, none of which has a client: addresses and networks of all parts of
+/// the world but those that are for tests.
+fn denied(count: u32, v4: bool) -> Prefixes {
+    let prefixes = (0..count).filter_map(|number| {
+        let bits = number.wrapping_mul(0x9e37_79b1) | 1 << 28;
+        let len = 24 + (number % 9) as u8;
+        if v4 {
+            Prefix::of(Ipv4Addr::from_bits(bits & 0x7fff_ffff).into(), len)
+        } else {
+            let address = u128::from(0x2600_0000 | bits >> 8) << 96 | u128::from(number) << 64;
+            Prefix::of(Ipv6Addr::from_bits(address).into(), 32 + len)
+        }
+    });
+    prefixes.collect()
 }
 
 /// Returns settings with a fixed secret: two runs meet the same rows.
