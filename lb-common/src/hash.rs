@@ -65,6 +65,18 @@ pub fn words6(key: &HashKey, words: &[u32; 10]) -> u64 {
     finish(sum)
 }
 
+/// Returns the hash of a source of a service's packets, given by two words, among all sources of
+/// all services. Its keys are others than those of flows, which have less than all of them.
+#[inline(always)]
+pub fn source(key: &HashKey, service: u32, a: u32, b: u32) -> u64 {
+    let k = &key.0;
+    let mut sum = k[12];
+    sum = sum.wrapping_add(k[13].wrapping_mul(service as u64));
+    sum = sum.wrapping_add(k[14].wrapping_mul(a as u64));
+    sum = sum.wrapping_add(k[15].wrapping_mul(b as u64));
+    finish(sum)
+}
+
 /// A bijection on 64 bits with good avalanche (the finaliser of MurmurHash3).
 #[inline(always)]
 const fn finish(mut h: u64) -> u64 {

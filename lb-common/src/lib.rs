@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod bucket;
 pub mod csum;
 pub mod decap;
 pub mod explain;
@@ -30,7 +31,7 @@ pub mod settings;
 pub mod stats;
 
 /// Version of the map layout. A daemon refuses pinned maps of another version.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Number of interfaces that packets can be redirected to.
 pub const DEVICES: u32 = 1024;

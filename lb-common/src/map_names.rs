@@ -48,3 +48,9 @@ pub const PREFIXES_V4: &str = "PREFIXES_V4";
 pub const PREFIXES_V6: &str = "PREFIXES_V6";
 /// `Array<u64>`, memory-mapped by the daemon: the filter in front of the tries.
 pub const NEAR: &str = "NEAR";
+/// `Array<Rates>`, by service slot.
+pub const RATES: &str = "RATES";
+/// `PerCpuArray<ServiceBuckets>`, by service slot.
+pub const SERVICE_BUCKETS: &str = "SERVICE_BUCKETS";
+/// `PerCpuArray<SourceBuckets>`, by [`crate::bucket::places`].
+pub const SOURCE_BUCKETS: &str = "SOURCE_BUCKETS";

@@ -18,6 +18,9 @@ macro_rules! pod {
 pod! {
     crate::backend::Backend,
     crate::bench::Setup,
+    crate::bucket::Rates,
+    crate::bucket::ServiceBuckets,
+    crate::bucket::SourceBuckets,
     crate::explain::Explanation,
     crate::flow::FlowEntry,
     crate::flow::FlowKey4,

@@ -1,5 +1,8 @@
 //! How often something may happen: the generic cell rate algorithm (ITU-T I.371, annex A), in the form
 //! of the "virtual scheduling algorithm". One word of state, no division, no timer.
+//!
+//! For the program's own answers, which are rare enough to ask the exact clock for each. What every
+//! packet of a service is held against reads jiffies instead: see [`crate::bucket`].
 
 /// A rate. Two words, written by the daemon, read by packets.
 #[repr(C)]

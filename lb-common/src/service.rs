@@ -42,7 +42,7 @@ pub struct Service {
     pub ring_mask: u32,
     /// Its place in the service statistics.
     pub slot: u32,
-    /// What else packets have to go through: [`Service::LISTS`].
+    /// What else packets have to go through: [`Service::LISTS`] and the like.
     pub flags: u32,
     /// The [`crate::guard::ListId`] of the service's own list of sources; 0 if it has none.
     pub guard_list: u32,
@@ -53,6 +53,12 @@ pub struct Service {
 impl Service {
     /// Sources are judged by the service's list, the global one, or both.
     pub const LISTS: u32 = 1 << 8;
+    /// Each source's packets are limited to a rate.
+    pub const SOURCE_RATES: u32 = 1 << 9;
+    /// The service's packets are limited to a rate.
+    pub const RATES: u32 = 1 << 10;
+    /// Opening packets that may make a half-open entry are limited to a rate.
+    pub const HALF_OPEN_RATE: u32 = 1 << 11;
 }
 
 /// Number of entries of the VIP filter; a power of two.

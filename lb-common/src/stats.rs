@@ -24,7 +24,7 @@ pub struct ServiceStats {
     pub new_flows: u64,
     /// Packets dropped: no backend could take them, or the guard did not let them in.
     pub dropped: u64,
-    /// Flow table entries refused because a table was full.
+    /// Flow table entries refused: a table was full, or the rate of half-open entries was reached.
     pub refused: u64,
     /// When the last entry was refused: the kernel's 64-bit jiffies; 0 if never.
     pub refused_at: u64,
@@ -89,11 +89,19 @@ pub enum Reason {
     DropDenied = 23,
     /// Dropped: the global list or the service's allows others than the source.
     DropNotAllowed = 24,
+    /// Dropped: the source sends more packets than it may.
+    DropSourcePackets = 25,
+    /// Dropped: the source opens more flows than it may.
+    DropSourceFlows = 26,
+    /// Dropped: the service gets more packets than it may.
+    DropPackets = 27,
+    /// Dropped: more flows are opened to the service than may be.
+    DropFlows = 28,
 }
 
 impl Reason {
     /// Number of reasons.
-    pub const COUNT: usize = 25;
+    pub const COUNT: usize = 29;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -122,6 +130,10 @@ impl Reason {
         Self::PassForwardingOff,
         Self::DropDenied,
         Self::DropNotAllowed,
+        Self::DropSourcePackets,
+        Self::DropSourceFlows,
+        Self::DropPackets,
+        Self::DropFlows,
     ];
 
     /// Returns the reason's name, as counters and listings show it.
@@ -152,6 +164,10 @@ impl Reason {
             Self::PassForwardingOff => "pass_forwarding_off",
             Self::DropDenied => "drop_denied",
             Self::DropNotAllowed => "drop_not_allowed",
+            Self::DropSourcePackets => "drop_source_packets",
+            Self::DropSourceFlows => "drop_source_flows",
+            Self::DropPackets => "drop_packets",
+            Self::DropFlows => "drop_flows",
         }
     }
 }

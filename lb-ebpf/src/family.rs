@@ -90,6 +90,9 @@ pub trait Family {
     /// This CPU's place for a question to them.
     fn question_place() -> Option<&'static mut Question<Self::Key>>;
 
+    /// Returns what rates know a source by: its address, or the /64 that it is in.
+    fn source_words(key: &Self::Key) -> (u32, u32);
+
     /// Judges the flow's source by the lists: see [`crate::guard::keeps_out`].
     fn judge_source(key: &Self::Key, own_list: u32) -> u32;
 
@@ -244,6 +247,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn source_words(key: &Self::Key) -> (u32, u32) {
+        (key[0], 0)
+    }
+
+    #[inline(always)]
     fn judge_source(key: &Self::Key, own_list: u32) -> u32 {
         guard::guard_v4(key[0], own_list)
     }
@@ -370,6 +378,11 @@ impl Family for V6 {
     #[inline(always)]
     fn question_place() -> Option<&'static mut Question<Self::Key>> {
         maps::place(&maps::QUESTIONS_V6)
+    }
+
+    #[inline(always)]
+    fn source_words(key: &Self::Key) -> (u32, u32) {
+        (key[0], key[1])
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use lb_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    maps,
+    guard, maps,
     maps::FlowTable,
     parse::Parsed,
     trace::{Count, Explain, Trace},
@@ -74,7 +74,7 @@ pub struct Question<K> {
     hash: u32,
     service: u32,
     sequence: u32,
-    /// [`OPENING`], [`CLOSING`], [`ABOUT`].
+    /// [`OPENING`], [`CLOSING`], [`ABOUT`], [`REFUSED`].
     flags: u32,
 }
 
@@ -82,6 +82,8 @@ const OPENING: u32 = 1;
 const CLOSING: u32 = 2;
 /// The packet is about the flow, and not one of it: it changes no table.
 const ABOUT: u32 = 4;
+/// The packet must make no half-open entry: its service's rate of them is reached.
+const REFUSED: u32 = 8;
 
 impl<K> Question<K> {
     #[inline(always)]
@@ -116,6 +118,9 @@ pub fn backend_of<F: Family, T: Trace>(
     _: &T,
 ) -> BackendSlot {
     let flag = |is: bool, flag: u32| if is { flag } else { 0 };
+    // Asked here, since a third function would not fit on the stack.
+    let limited = T::WRITES_FLOWS && service.flags & Service::HALF_OPEN_RATE != 0;
+    let refused = limited && packet.opening && guard::guard_half_open(service.slot) == 0;
     // Not on the stack, of which a packet's way and the functions below it have 512 bytes together, each
     // rounded up to 32 by Linux 6.1.
     let Some(question) = F::question_place() else {
@@ -129,7 +134,8 @@ pub fn backend_of<F: Family, T: Trace>(
         sequence: packet.sequence,
         flags: flag(packet.opening, OPENING)
             | flag(packet.closing, CLOSING)
-            | flag(packet.icmp_error, ABOUT),
+            | flag(packet.icmp_error, ABOUT)
+            | flag(refused, REFUSED),
     };
     BackendSlot::from_stored(F::ask_flow_tables::<T>(question))
 }
@@ -436,15 +442,16 @@ fn open<F: Family>(
 ) -> BackendSlot {
     let row = question.row();
     let entry = new_entry(question, row.owner());
-    let inserted = F::half_open().insert(&question.key, entry, u64::from(BPF_ANY));
+    // Beyond the rate it is as if the table were full.
+    let may = question.flags & REFUSED == 0;
+    let any = u64::from(BPF_ANY);
+    let inserted = may && F::half_open().insert(&question.key, entry, any).is_ok();
     if matches!(established, Established::Dead) {
         forget::<F>(&question.key, found);
-    } else if inserted.is_ok()
-        && let Some((entry, place)) = found.read(question.hash)
-    {
+    } else if inserted && let Some((entry, place)) = found.read(question.hash) {
         place.flags = entry.flags | FlowEntry::REOPENED;
     }
-    if inserted.is_ok() {
+    if inserted {
         return row.owner();
     }
     maps::count_refused(question.service, maps::jiffies());

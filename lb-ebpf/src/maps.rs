@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     backend::{Backend, BackendSlot},
+    bucket::{Rate, Rates, ServiceBuckets, SourceBuckets},
     explain::Explanation,
     flow::FlowEntry,
     fragment::Fragment,
@@ -28,6 +29,10 @@ use crate::{flow::Question, fragment::FragmentTable};
 /// The installation's secret; the daemon sets it when it loads the program.
 #[unsafe(no_mangle)]
 static HASH_KEY: HashKey = HashKey([0; 16]);
+
+/// How many places a half of [`SOURCE_BUCKETS`] has, a power of two; set as the secret is.
+#[unsafe(no_mangle)]
+static SOURCE_PLACES: u32 = 1;
 
 #[map]
 static ABI: Array<u32> = Array::with_max_entries(1, 0);
@@ -85,6 +90,13 @@ static PREFIXES_V4: LpmTrie<[u32; 2], u32> = LpmTrie::with_max_entries(1 << 20, 
 static PREFIXES_V6: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(1 << 20, 0);
 #[map]
 static NEAR: Array<u64> = Array::with_max_entries(NEAR_WORDS, BPF_F_MMAPABLE);
+
+#[map]
+static RATES: Array<Rates> = Array::with_max_entries(8192, 0);
+#[map]
+static SERVICE_BUCKETS: PerCpuArray<ServiceBuckets> = PerCpuArray::with_max_entries(8192, 0);
+#[map]
+static SOURCE_BUCKETS: PerCpuArray<SourceBuckets> = PerCpuArray::with_max_entries(2, 0);
 
 /// A flow table. Not an LRU map: under pressure it refuses new entries and never evicts. Its
 /// memory is allocated entry by entry, since in peace it's nearly empty.
@@ -169,6 +181,105 @@ pub fn limit(limited: Limited) -> Option<&'static mut u64> {
     LIMITS
         .get_ptr_mut(limited as u32)
         .map(|state| unsafe { &mut *state })
+}
+
+/// Returns how many places a half of the sources' buckets has.
+#[inline(always)]
+pub fn source_places() -> u32 {
+    // As for the secret.
+    let places = core::hint::black_box(&raw const SOURCE_PLACES);
+    // SAFETY: as for the secret.
+    unsafe { *places }
+}
+
+/// Returns the rates of a service.
+#[inline(always)]
+pub fn rates(service: u32) -> Option<RatesRef> {
+    RATES.get_ptr(service).map(RatesRef)
+}
+
+/// Rates in the map, which the daemon may change at any time: for a moment a rate may be mixed of
+/// two, which lets a packet more in or out.
+#[derive(Clone, Copy)]
+pub struct RatesRef(*const Rates);
+
+macro_rules! rates {
+    ($($name:ident),*) => {
+        impl RatesRef {
+            $(
+                #[inline(always)]
+                pub fn $name(self) -> Rate {
+                    // SAFETY: a pointer to a map element, of words that are valid in themselves.
+                    unsafe { ptr::read_volatile(&raw const (*self.0).$name) }
+                }
+            )*
+        }
+    };
+}
+
+rates!(
+    source_packets,
+    source_new_flows,
+    packets,
+    new_flows,
+    half_open
+);
+
+/// A bucket, of this CPU.
+#[derive(Clone, Copy)]
+pub struct Bucket(*mut u64);
+
+impl Bucket {
+    #[inline(always)]
+    pub fn get(self) -> u64 {
+        // SAFETY: a word of a per-CPU map element.
+        unsafe { ptr::read_volatile(self.0) }
+    }
+
+    #[inline(always)]
+    pub fn set(self, value: u64) {
+        // SAFETY: a word of a per-CPU map element.
+        unsafe { ptr::write_volatile(self.0, value) }
+    }
+}
+
+macro_rules! buckets {
+    ($type:ident, $value:ident, $($name:ident),*) => {
+        /// Buckets in the map.
+        #[derive(Clone, Copy)]
+        pub struct $type(*mut $value);
+
+        impl $type {
+            $(
+                #[inline(always)]
+                pub fn $name(self) -> Bucket {
+                    // SAFETY: a pointer to a map element.
+                    Bucket(unsafe { &raw mut (*self.0).$name })
+                }
+            )*
+        }
+    };
+}
+
+buckets!(
+    ServiceBucketsRef,
+    ServiceBuckets,
+    packets,
+    new_flows,
+    half_open
+);
+buckets!(SourceBucketsRef, SourceBuckets, packets, new_flows);
+
+/// Returns a service's buckets on this CPU.
+#[inline(always)]
+pub fn service_buckets(service: u32) -> Option<ServiceBucketsRef> {
+    SERVICE_BUCKETS.get_ptr_mut(service).map(ServiceBucketsRef)
+}
+
+/// Returns the buckets at a place of sources on this CPU.
+#[inline(always)]
+pub fn source_buckets(place: u32) -> Option<SourceBucketsRef> {
+    SOURCE_BUCKETS.get_ptr_mut(place).map(SourceBucketsRef)
 }
 
 /// Returns what is in force for all services.

@@ -61,7 +61,7 @@ fn serve<F: Family, T: Trace>(ctx: &mut Context, packet: &Parsed<F>, trace: &T) 
         e.service = service.slot;
         e.opening = packet.opening as u32;
     });
-    if let Some(reason) = guard::keeps_out::<F>(&packet.key, service) {
+    if let Some(reason) = guard::keeps_out(packet, service, trace) {
         trace.dropped(service.slot, reason);
         return xdp_action::XDP_DROP;
     }

@@ -145,6 +145,7 @@ impl Program {
                 kept_flows,
                 fragments: 1024,
                 guard_prefixes: 1 << 18,
+                guard_sources: 256,
             },
             hash_key,
         };

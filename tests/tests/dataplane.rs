@@ -33,6 +33,7 @@ fn settings() -> (Settings, Removed) {
         kept_flows: 16,
         fragments: 256,
         guard_prefixes: 16,
+        guard_sources: 256,
     };
     let removed = Removed(Pins::new(&pin_dir));
     let hash_key = HashKey([7; 16]);

@@ -3,7 +3,7 @@
 use lb_tests::program::Program;
 
 /// The kernel refuses a program at a million.
-const LIMIT: u32 = 60_000;
+const LIMIT: u32 = 100_000;
 
 #[test]
 fn every_program_is_far_below_the_verifiers_limit() {

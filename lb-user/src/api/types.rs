@@ -95,7 +95,7 @@ pub struct ServiceView {
     pub new_flows: u64,
     /// Packets dropped: no backend could take them, or the guard did not let them in.
     pub dropped: u64,
-    /// Flow table entries refused because a table was full.
+    /// Flow table entries refused: a table was full, or the rate of half-open entries was reached.
     pub refused: u64,
     /// Its backends.
     pub backends: Vec<BackendView>,
@@ -226,6 +226,8 @@ pub struct Explained {
 pub struct GuardView {
     /// The lists.
     pub lists: Vec<ListView>,
+    /// The rates.
+    pub rates: Vec<RateView>,
 }
 
 /// A list of sources.
@@ -241,6 +243,19 @@ pub struct ListView {
     pub ipv6: u64,
     /// Whether it was loaded over the configuration file's.
     pub loaded: bool,
+}
+
+/// What a service's packets are limited to, on each CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RateView {
+    /// The service.
+    pub service: String,
+    /// `source_packets`, `source_new_flows`, `packets`, `new_flows` or `half_open`.
+    pub rate: String,
+    /// How many in a second.
+    pub per_second: u32,
+    /// How many at once.
+    pub burst: u32,
 }
 
 /// A source that may be let in.

@@ -40,10 +40,10 @@ pub async fn run(output: &Output<'_>, command: GuardCommand) -> Result<()> {
     }
 }
 
-/// The lists, one a line.
+/// The lists and rates, one a line.
 fn lists(view: &GuardView) -> String {
-    if view.lists.is_empty() {
-        return "Everybody is let in: there is no list.".to_owned();
+    if view.lists.is_empty() && view.rates.is_empty() {
+        return "Everybody is let in: there is no list and no rate.".to_owned();
     }
     let mut table = table(&["SERVICE", "LIST", "IPV4", "IPV6", "FROM"], &[2, 3]);
     for list in &view.lists {
@@ -60,7 +60,25 @@ fn lists(view: &GuardView) -> String {
             .to_owned(),
         ]);
     }
-    finish(&table)
+    let mut text = finish(&table);
+    if !view.rates.is_empty() {
+        let mut table = self::table(&["SERVICE", "RATE", "PER SECOND", "BURST"], &[2, 3]);
+        for rate in &view.rates {
+            table.add_row([
+                rate.service.clone(),
+                rate.rate.clone(),
+                rate.per_second.to_string(),
+                rate.burst.to_string(),
+            ]);
+        }
+        let lists = if view.lists.is_empty() { "" } else { "\n\n" };
+        text = format!(
+            "{}{lists}{}",
+            if view.lists.is_empty() { "" } else { &text },
+            finish(&table)
+        );
+    }
+    text
 }
 
 /// To whom a source is let in, one service a line.

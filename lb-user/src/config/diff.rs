@@ -1,6 +1,8 @@
 use std::fmt;
 
-use crate::model::{Backend, Desired, Fragments, Guard, Icmp, ListKind, Prefixes, Service};
+use crate::model::{
+    Backend, Desired, Fragments, Guard, Icmp, ListKind, Prefixes, RateLimit, Service,
+};
 use crate::spec::{BackendSpec, HealthSpec, show_duration};
 
 /// One change from one declaration to another, in one line.
@@ -116,6 +118,12 @@ fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {
     };
     field("health", health(old), health(new));
     guards(&format!("{path}, guard"), &old.guard, &new.guard, lines);
+    for ((name, old), (_, new)) in old.rates.all().into_iter().zip(new.rates.all()) {
+        if old != new {
+            let (old, new) = (show_rate(old), show_rate(new));
+            lines.push(format!("{path}, guard, {name}_per_second: {old} -> {new}"));
+        }
+    }
     for name in old.backends.keys() {
         if !new.backends.contains_key(name) {
             lines.push(format!("{path}, backend \"{name}\" removed"));
@@ -135,6 +143,13 @@ fn services(old: &Service, new: &Service, lines: &mut Vec<String>) {
             }
         }
     }
+}
+
+fn show_rate(limit: Option<RateLimit>) -> String {
+    limit.map_or_else(
+        || "none".to_owned(),
+        |limit| format!("{} (burst {})", limit.per_second, limit.burst),
+    )
 }
 
 fn guards(path: &str, old: &Guard, new: &Guard, lines: &mut Vec<String>) {

@@ -50,6 +50,7 @@ struct LimitsTable {
     kept_flows: Option<i64>,
     fragments: Option<i64>,
     guard_prefixes: Option<i64>,
+    guard_sources: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +139,7 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
     if let Some(spec) = parsed.guard {
         let mut check = Checker::new("guard");
         let guard = spec.get_ref().check(&mut check, None, &read_list);
+        spec.get_ref().check_no_rates(&mut check);
         desired.guard = report
             .take(spec.span(), check.finish(Some(guard)))
             .unwrap_or_default();
@@ -254,6 +256,19 @@ fn limits(table: &LimitsTable) -> Result<Limits, Vec<SpecError>> {
         1,
         flows,
     );
+    let guard_sources = size(
+        "guard_sources",
+        table.guard_sources,
+        default.guard_sources,
+        256,
+        1 << 22,
+    );
+    if let Some(places) = guard_sources.filter(|places| !places.is_power_of_two()) {
+        check.error(
+            "guard_sources",
+            format!("{places} is not a power of two: allowed is 256, 512, 1024 and so on"),
+        );
+    }
     if let Some(rows) = rows.filter(|rows| !rows.is_power_of_two()) {
         check.error(
             "rows",
@@ -270,6 +285,7 @@ fn limits(table: &LimitsTable) -> Result<Limits, Vec<SpecError>> {
             kept_flows: kept?,
             fragments: fragments?,
             guard_prefixes: guard_prefixes?,
+            guard_sources: guard_sources?,
         })
     })();
     check.finish(limits)

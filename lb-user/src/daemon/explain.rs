@@ -25,6 +25,16 @@ const CHOICES: [&str; 8] = [
     "to the row's backend",
 ];
 
+/// Reasons for which the guard drops packets, before their row is looked at.
+const GUARD: [Reason; 6] = [
+    Reason::DropDenied,
+    Reason::DropNotAllowed,
+    Reason::DropSourcePackets,
+    Reason::DropSourceFlows,
+    Reason::DropPackets,
+    Reason::DropFlows,
+];
+
 impl Daemon {
     /// Runs the loaded program on a crafted packet. It leaves no trace.
     pub(super) fn explain(&mut self, request: &ExplainRequest) -> Result<Explained, Error> {
@@ -48,7 +58,7 @@ impl Daemon {
             let name = found.map(|(name, _)| name.to_string());
             let base = found.map_or(0, |(_, service)| service.segment.base);
             let reason = Reason::ALL.get(record.reason as usize);
-            let kept_out = matches!(reason, Some(Reason::DropDenied | Reason::DropNotAllowed));
+            let kept_out = reason.is_some_and(|reason| GUARD.contains(reason));
             let row = Row::from_bits(record.row);
             let show = |slot: BackendSlot| self.backend_name(slot);
             steps.push(format!("service {}", name.as_deref().unwrap_or("?")));
@@ -191,7 +201,13 @@ fn answer_step(reason: Reason, vip: &Vip) -> Option<String> {
         | Reason::DropTooBigRate
         | Reason::DropTooLong
         | Reason::Fragment
-        | Reason::DropFragment => None,
+        | Reason::DropFragment
+        | Reason::DropDenied
+        | Reason::DropNotAllowed
+        | Reason::DropSourcePackets
+        | Reason::DropSourceFlows
+        | Reason::DropPackets
+        | Reason::DropFlows => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::Daemon;
 use crate::api::{
-    Error, GuardTest, GuardTested, GuardView, ListLoad, ListReset, ListView, SourceView,
+    Error, GuardTest, GuardTested, GuardView, ListLoad, ListReset, ListView, RateView, SourceView,
 };
 use crate::model::{Guard, Judged, ListKind, Name, Service};
 use crate::spec::{Checker, read_prefixes, shut};
@@ -32,7 +32,18 @@ impl Daemon {
                 });
             }
         }
-        GuardView { lists }
+        let mut rates = Vec::new();
+        for (name, service) in &desired.services {
+            for (rate, limit) in service.rates.all() {
+                rates.extend(limit.map(|limit| RateView {
+                    service: name.to_string(),
+                    rate: rate.to_owned(),
+                    per_second: limit.per_second,
+                    burst: limit.burst,
+                }));
+            }
+        }
+        GuardView { lists, rates }
     }
 
     /// Says of each service of a source's family whether it would be let in.

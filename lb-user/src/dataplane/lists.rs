@@ -1,5 +1,5 @@
-//! The guard's maps: lists of prefixes in tries, the filter in front of them, and what is in force
-//! for all services.
+//! The guard's maps: lists of prefixes in tries, the filter in front of them, what is in force for
+//! all services, and their rates.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData, MapError as AyaError};
+use lb_common::bucket::Rates;
 use lb_common::guard::{GuardSettings, LIST_BITS, ListId, NEAR_WORDS, PrefixKey4, PrefixKey6};
 use lb_common::map_names as names;
 
@@ -48,6 +49,11 @@ pub trait Lists {
     fn set_guard(&mut self, settings: GuardSettings) -> Result<(), MapError>;
     /// Returns what is in force for all services.
     fn guard(&self) -> Result<GuardSettings, MapError>;
+
+    /// Sets what a service's packets are limited to.
+    fn set_rates(&mut self, slot: u32, rates: &Rates) -> Result<(), MapError>;
+    /// Returns what a service's packets are limited to.
+    fn rates(&self, slot: u32) -> Result<Rates, MapError>;
 }
 
 /// The guard's maps in the kernel.
@@ -56,6 +62,7 @@ pub(super) struct KernelLists {
     v6: OwnedFd,
     near: Mapped,
     settings: Array<MapData, GuardSettings>,
+    rates: Array<MapData, Rates>,
     capacity: u32,
 }
 
@@ -66,6 +73,7 @@ impl KernelLists {
             v6: trie::<PrefixKey6>(ebpf, names::PREFIXES_V6)?,
             near: mapped(ebpf, names::NEAR, NEAR_WORDS as usize)?,
             settings: take(ebpf, names::GUARD)?,
+            rates: take(ebpf, names::RATES)?,
             capacity,
         })
     }
@@ -214,6 +222,20 @@ impl Lists for Kernel {
                 source,
             })
     }
+
+    fn set_rates(&mut self, slot: u32, rates: &Rates) -> Result<(), MapError> {
+        let map = &mut self.lists.rates;
+        let set = map.set(slot, *rates, 0);
+        set.map_err(|source| update_error(names::RATES, map.len(), source))
+    }
+
+    fn rates(&self, slot: u32) -> Result<Rates, MapError> {
+        let rates = self.lists.rates.get(&slot, 0);
+        rates.map_err(|source| MapError::Kernel {
+            map: names::RATES,
+            source,
+        })
+    }
 }
 
 const fn no_word(index: u32) -> MapError {
@@ -284,5 +306,14 @@ impl Lists for Memory {
 
     fn guard(&self) -> Result<GuardSettings, MapError> {
         Ok(self.guard)
+    }
+
+    fn set_rates(&mut self, slot: u32, rates: &Rates) -> Result<(), MapError> {
+        self.rates.insert(slot, *rates);
+        Ok(())
+    }
+
+    fn rates(&self, slot: u32) -> Result<Rates, MapError> {
+        Ok(self.rates.get(&slot).copied().unwrap_or_default())
     }
 }

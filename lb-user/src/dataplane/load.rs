@@ -111,6 +111,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
 
     let mut loader = EbpfLoader::new();
     loader.override_global("HASH_KEY", &settings.hash_key, true);
+    loader.override_global("SOURCE_PLACES", &settings.limits.guard_sources, true);
     for (name, entries) in &sizes {
         loader.map_max_entries(name, *entries);
     }
@@ -186,6 +187,12 @@ fn sizes(limits: &Limits) -> Vec<(&'static str, u32)> {
         (names::FLOWS_V6[2], limits.kept_flows),
         (names::FRAGMENTS_V4, limits.fragments),
         (names::FRAGMENTS_V6, limits.fragments),
+        (names::RATES, limits.services.saturating_mul(2)),
+        (names::SERVICE_BUCKETS, limits.services.saturating_mul(2)),
+        (
+            names::SOURCE_BUCKETS,
+            limits.guard_sources.saturating_mul(2),
+        ),
         (names::PREFIXES_V4, limits.guard_prefixes),
         (names::PREFIXES_V6, limits.guard_prefixes),
     ]

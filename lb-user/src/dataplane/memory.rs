@@ -7,6 +7,7 @@ use bytemuck::Zeroable as _;
 use lb_common::{
     DEVICES,
     backend::{Backend, BackendSlot, Head, Template},
+    bucket::Rates,
     flow::{FlowEntry, Table},
     guard::{GuardSettings, ListId},
     map_names as names,
@@ -38,6 +39,7 @@ pub struct Memory {
     /// The words of their filter that are not zero.
     pub(super) near: BTreeMap<u32, u64>,
     pub(super) guard: GuardSettings,
+    pub(super) rates: BTreeMap<u32, Rates>,
     /// The interfaces that packets can be redirected to.
     pub devices: BTreeSet<u32>,
     /// The flow tables.
@@ -77,6 +79,7 @@ impl Memory {
             prefixes: BTreeMap::new(),
             near: BTreeMap::new(),
             guard: GuardSettings::default(),
+            rates: BTreeMap::new(),
             devices: BTreeSet::new(),
             flows: BTreeMap::new(),
             arrivals: BTreeMap::new(),

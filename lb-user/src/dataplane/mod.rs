@@ -46,7 +46,6 @@ pub use clock::{Clock, Jiffies};
 pub(crate) use explain::test_run;
 pub use features::{Feature, FeatureError, probe};
 pub use kernel::Kernel;
-pub use keys::vip_filter_entries;
 pub use keys::{nat_filter_index, vip_filter_entries};
 pub use lists::{Entry, Lists};
 pub use load::{LoadError, Settings, load};

@@ -61,8 +61,9 @@ pub struct Pins {
 const BPFFS: &str = "/sys/fs/bpf";
 const LINKS: &str = "links";
 
-/// The maps that outlive the daemon: all but read-only data and the explanation.
-pub(super) const MAPS: [&str; 27] = [
+/// The maps that outlive the daemon: all but read-only data, the explanation and places of
+/// packets under way.
+pub(super) const MAPS: [&str; 30] = [
     names::ABI,
     names::SERVICES_V4,
     names::SERVICES_V6,
@@ -90,6 +91,9 @@ pub(super) const MAPS: [&str; 27] = [
     names::PREFIXES_V4,
     names::PREFIXES_V6,
     names::NEAR,
+    names::RATES,
+    names::SERVICE_BUCKETS,
+    names::SOURCE_BUCKETS,
 ];
 
 /// The names of everything that is pinned in a directory of ours.

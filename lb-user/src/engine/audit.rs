@@ -95,6 +95,7 @@ impl<D: Dataplane> Engine<D> {
             format!("settings: found {found:?}, expected {expected:?}")
         });
         self.audit_lists(&mut compare)?;
+        self.audit_rates(&mut compare)?;
         Ok((differences, compared))
     }
 }

@@ -8,6 +8,7 @@ mod audit;
 mod declare;
 mod lists;
 mod nat;
+mod rates;
 mod reconcile;
 mod settings;
 mod status;

@@ -5,7 +5,7 @@ use lb_common::backend::TemplateKind;
 use lb_common::service::Service as Value;
 use tracing::{info, warn};
 
-use super::{Engine, EngineError, Failed, Hop, RETRY};
+use super::{Engine, EngineError, Failed, Hop, RETRY, rates};
 use crate::dataplane::{Dataplane, GRACE, MapError};
 use crate::model::{BackendId, Name};
 use crate::plan::{
@@ -140,11 +140,12 @@ impl<D: Dataplane> Engine<D> {
             return Ok(());
         };
         self.add_devices(name, now);
-        let Some(desired) = self.desired.services.get(name) else {
-            return Ok(());
-        };
         // Without its list it is as it was, or isn't served yet.
         let Some((guard_list, lists)) = self.list_of(name) else {
+            return Ok(());
+        };
+        self.store_rates(name, slot)?;
+        let Some(desired) = self.desired.services.get(name) else {
             return Ok(());
         };
         let installed = self.installed.get(name);
@@ -164,7 +165,7 @@ impl<D: Dataplane> Engine<D> {
                 fresh: &fresh,
                 segment,
                 slot,
-                flags: if lists { Value::LISTS } else { 0 },
+                flags: if lists { Value::LISTS } else { 0 } | rates::flags(&desired.rates),
                 guard_list,
                 now,
             },

@@ -62,6 +62,8 @@ pub struct Limits {
     pub fragments: u32,
     /// Prefixes in lists of sources; there is a trie for IPv4 and one for IPv6.
     pub guard_prefixes: u32,
+    /// Places of sources whose rates are kept, on each CPU: a power of two.
+    pub guard_sources: u32,
 }
 
 impl Default for Limits {
@@ -75,6 +77,7 @@ impl Default for Limits {
             kept_flows: 1 << 20,
             fragments: 1 << 14,
             guard_prefixes: 1 << 20,
+            guard_sources: 1 << 14,
         }
     }
 }

@@ -17,6 +17,7 @@ mod name;
 mod nat;
 mod observed;
 mod overlay;
+mod rates;
 mod service;
 mod vlan;
 
@@ -30,5 +31,6 @@ pub use name::{Name, NameError};
 pub use nat::{Ambiguity, ambiguities};
 pub use observed::{BackendId, NextHop, Observed, Seen};
 pub use overlay::{GeneveOptions, GeneveOptionsError, Overlay, OverlayHeader, Vni};
+pub use rates::{RateLimit, RateLimits};
 pub use service::{L4Protocol, Service, ServicePort, Vip};
 pub use vlan::{TagProtocol, Vlan, VlanTag};

@@ -115,7 +115,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::Weight;
+    use crate::model::{Guard, RateLimits, Weight};
 
     fn port(port: u16) -> ServicePort {
         NonZeroU16::new(port).map_or(ServicePort::Any, ServicePort::Exact)
@@ -142,6 +142,8 @@ mod tests {
             forward,
             idle_timeout: Duration::from_secs(60),
             health: None,
+            guard: Guard::default(),
+            rates: RateLimits::default(),
             backends: BTreeMap::from([("vm".parse().unwrap(), backend)]),
         }
     }

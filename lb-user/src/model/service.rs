@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::{Backend, Forward, Guard, HealthCheck, Name};
+use super::{Backend, Forward, Guard, HealthCheck, Name, RateLimits};
 
 /// A transport protocol that a service can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +91,8 @@ pub struct Service {
     pub health: Option<HealthCheck>,
     /// Who is let in.
     pub guard: Guard,
+    /// How much of it.
+    pub rates: RateLimits,
     /// The backends by name.
     pub backends: BTreeMap<Name, Backend>,
 }

@@ -1,10 +1,11 @@
 use std::path::Path;
 
+use lb_common::bucket::Rate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::check::Checker;
-use crate::model::{Guard, ListKind, Prefix, Prefixes};
+use crate::model::{Guard, ListKind, Prefix, Prefixes, RateLimit, RateLimits, Service};
 
 /// How the prefixes in a file are got at, or what is wrong with them.
 pub type ReadList<'a> = &'a dyn Fn(&Path) -> Result<Vec<Prefix>, Vec<String>>;
@@ -28,6 +29,36 @@ pub struct GuardSpec {
     /// More of them: the absolute path of a file with one a line. Only in the configuration file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deny_file: Option<String>,
+    /// The most packets of a source, an IPv4 address or an IPv6 /64 in a second on each CPU, 1 to 10,000,000. Only for a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_packets_per_second: Option<i64>,
+    /// How many of them may come at once; default as many as in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_packets_burst: Option<i64>,
+    /// The most opening packets (TCP SYN) of a source in a second on each CPU, 1 to 10,000,000. Only for a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_new_flows_per_second: Option<i64>,
+    /// How many of them may come at once; default as many as in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_new_flows_burst: Option<i64>,
+    /// The most packets in a second on each CPU, 1 to 10,000,000. Only for a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets_per_second: Option<i64>,
+    /// How many of them may come at once; default as many as in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets_burst: Option<i64>,
+    /// The most opening packets (TCP SYN) in a second on each CPU, 1 to 10,000,000. Only for a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_flows_per_second: Option<i64>,
+    /// How many of them may come at once; default as many as in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_flows_burst: Option<i64>,
+    /// The most opening packets on rows in transition that may make a half-open entry in a second on each CPU, 1 to 10,000,000. Only for a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_open_per_second: Option<i64>,
+    /// How many of them may come at once; default as many as in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_open_burst: Option<i64>,
 }
 
 impl GuardSpec {
@@ -66,6 +97,92 @@ impl GuardSpec {
             }
         }
         guard
+    }
+
+    /// Checks the rates of a service.
+    pub fn check_rates(&self, check: &mut Checker) -> RateLimits {
+        let [
+            source_packets,
+            source_new_flows,
+            packets,
+            new_flows,
+            half_open,
+        ] = self.rates().map(|(name, per_second, burst)| {
+            let (rate, at_once) = (format!("{name}_per_second"), format!("{name}_burst"));
+            let Some(per_second) = per_second else {
+                if let Some(burst) = burst {
+                    let message = format!("{burst} is only allowed with {rate}");
+                    check.error(&at_once, message);
+                }
+                return None;
+            };
+            let allowed = 1..=Rate::MAX;
+            Some(RateLimit {
+                per_second: check.number(&rate, per_second, allowed.clone())?,
+                burst: check.number(&at_once, burst.unwrap_or(per_second), allowed)?,
+            })
+        });
+        RateLimits {
+            source_packets,
+            source_new_flows,
+            packets,
+            new_flows,
+            half_open,
+        }
+    }
+
+    /// Refuses rates where there are none.
+    pub fn check_no_rates(&self, check: &mut Checker) {
+        for (name, per_second, burst) in self.rates() {
+            if per_second.or(burst).is_some() {
+                check.error(
+                    &format!("{name}_per_second"),
+                    "is only allowed below a service",
+                );
+            }
+        }
+    }
+
+    const fn rates(&self) -> [(&'static str, Option<i64>, Option<i64>); 5] {
+        [
+            (
+                "source_packets",
+                self.source_packets_per_second,
+                self.source_packets_burst,
+            ),
+            (
+                "source_new_flows",
+                self.source_new_flows_per_second,
+                self.source_new_flows_burst,
+            ),
+            ("packets", self.packets_per_second, self.packets_burst),
+            ("new_flows", self.new_flows_per_second, self.new_flows_burst),
+            ("half_open", self.half_open_per_second, self.half_open_burst),
+        ]
+    }
+
+    /// Returns what is to be written for a service; nothing if there is nothing to say.
+    pub fn of_service(service: &Service) -> Option<Self> {
+        let texts = |list: &Prefixes| list.as_slice().iter().map(ToString::to_string).collect();
+        let (guard, rates) = (&service.guard, &service.rates);
+        let per_second = |limit: Option<RateLimit>| limit.map(|limit| limit.per_second.into());
+        let burst = |limit: Option<RateLimit>| limit.map(|limit| limit.burst.into());
+        let spec = Self {
+            allow: guard.allow.as_ref().map(texts),
+            deny: guard.deny.as_ref().map(texts),
+            source_packets_per_second: per_second(rates.source_packets),
+            source_packets_burst: burst(rates.source_packets),
+            source_new_flows_per_second: per_second(rates.source_new_flows),
+            source_new_flows_burst: burst(rates.source_new_flows),
+            packets_per_second: per_second(rates.packets),
+            packets_burst: burst(rates.packets),
+            new_flows_per_second: per_second(rates.new_flows),
+            new_flows_burst: burst(rates.new_flows),
+            half_open_per_second: per_second(rates.half_open),
+            half_open_burst: burst(rates.half_open),
+            ..Self::default()
+        };
+        (spec != Self::default()).then_some(spec)
     }
 }
 
@@ -131,18 +248,6 @@ pub fn no_list(path: &Path) -> Result<Vec<Prefix>, Vec<String>> {
     )])
 }
 
-impl From<&Guard> for GuardSpec {
-    fn from(guard: &Guard) -> Self {
-        let texts = |list: &Prefixes| list.as_slice().iter().map(ToString::to_string).collect();
-        Self {
-            allow: guard.allow.as_ref().map(texts),
-            allow_file: None,
-            deny: guard.deny.as_ref().map(texts),
-            deny_file: None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,6 +310,26 @@ mod tests {
         ] {
             let found = check(json, v4);
             assert!(found.contains(want), "{json}: {found}");
+        }
+        for (json, want) in [
+            (
+                r#"{"packets_per_second": 0}"#,
+                "guard, packets_per_second: 0 is out of range: allowed is 1 to 10000000",
+            ),
+            (
+                r#"{"half_open_per_second": 5, "half_open_burst": -1}"#,
+                "guard, half_open_burst: -1 is out of range",
+            ),
+            (
+                r#"{"source_new_flows_burst": 7}"#,
+                "guard, source_new_flows_burst: 7 is only allowed with source_new_flows_per_second",
+            ),
+        ] {
+            let spec: GuardSpec = serde_json::from_str(json).unwrap();
+            let mut check = Checker::new("guard");
+            spec.check_rates(&mut check);
+            let errors = check.finish(Some(())).unwrap_err();
+            assert!(errors[0].to_string().contains(want), "{errors:?}");
         }
         assert!(check(r#"{"deny": []}"#, None).contains("deny: Some"));
         assert!(read_list(Path::new("deny.txt")).unwrap_err()[0].contains("is not absolute"));

@@ -13,7 +13,7 @@ use super::forward::{ForwardSpec, gue_port_of, overlay_of};
 use super::guard::{GuardSpec, ReadList, no_list};
 use super::health::HealthSpec;
 use super::overlay::OverlaySpec;
-use crate::model::{Guard, L4Protocol, Name, Service, ServicePort, Vip, ambiguities};
+use crate::model::{L4Protocol, Name, Service, ServicePort, Vip, ambiguities};
 
 /// A service: a virtual address, port and protocol, and who serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -94,10 +94,12 @@ impl ServiceSpec {
             (None, _) => Some(None),
         };
         let v4 = address.map(|address| address.is_ipv4());
-        let guard = self
-            .guard
-            .as_ref()
-            .map(|guard| check.within("guard", |check| guard.check(check, v4, read)));
+        let guard = self.guard.as_ref().map(|guard| {
+            check.within("guard", |check| {
+                (guard.check(check, v4, read), guard.check_rates(check))
+            })
+        });
+        let (guard, rates) = guard.unwrap_or_default();
         let backends: Vec<_> = self
             .backends
             .iter()
@@ -113,7 +115,8 @@ impl ServiceSpec {
             forward: forward?,
             idle_timeout: idle_timeout?,
             health: health?,
-            guard: guard.unwrap_or_default(),
+            guard,
+            rates,
             backends: BTreeMap::new(),
         };
         for (spec, backend) in self.backends.iter().zip(backends) {
@@ -224,7 +227,7 @@ impl From<&Service> for ServiceSpec {
             overlay: overlay_of(service.forward),
             idle_timeout: Some(show_duration(service.idle_timeout)),
             health: service.health.as_ref().map(HealthSpec::from),
-            guard: (service.guard != Guard::default()).then(|| GuardSpec::from(&service.guard)),
+            guard: GuardSpec::of_service(service),
             backends: service
                 .backends
                 .iter()

@@ -3,8 +3,9 @@
 //!
 //! It is written from the RFCs and ARCHITECTURE.md, and shares nothing with the XDP program: no
 //! parsing, no hash, no checksum, no row rule, no outer header. Where the two differ, one of them is
-//! wrong. It knows no guard: its services have no lists of sources, which `prog_guard` tests. [`compare`] runs both on the same cases, [`generate`] makes cases up, and [`fuzz`] looks for
-//! those that take new ways through the model.
+//! wrong. It knows no guard: its services have neither lists of sources nor rates, which `prog_guard`
+//! and `prog_rates` test. [`compare`] runs both on the same cases, [`generate`] makes cases up, and
+//! [`fuzz`] looks for those that take new ways through the model.
 
 pub mod build;
 pub mod case;

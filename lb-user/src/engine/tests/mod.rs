@@ -29,6 +29,7 @@ const LIMITS: Limits = Limits {
     kept_flows: 64,
     fragments: 256,
     guard_prefixes: 64,
+    guard_sources: 256,
 };
 
 /// An engine on memory, with a clock that only moves when told.
