@@ -17,4 +17,9 @@ pub struct Setup {
     pub next: u32,
     /// 1 for an IPv6 frame: its source address and ports lie elsewhere.
     pub ipv6: u32,
+    /// What lies behind the first bytes: the destination port of an IPv6 frame, which NAT changes, in
+    /// memory order.
+    pub port_v6: u16,
+    /// Not used, zero.
+    pub _pad: [u8; 6],
 }

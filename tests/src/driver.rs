@@ -95,6 +95,8 @@ impl Driver {
             flow_mask: load.flows - 1,
             next: 0,
             ipv6: u32::from(load.ipv6),
+            port_v6: u16::from_ne_bytes([load.frame[TEMPLATE_LEN], load.frame[TEMPLATE_LEN + 1]]),
+            _pad: [0; 6],
         };
         let mut map = Array::try_from(self.0.map_mut("SETUP").context("no SETUP")?)?;
         map.set(0, setup, 0)?;

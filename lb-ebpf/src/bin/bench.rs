@@ -81,6 +81,8 @@ fn prepare(context: &mut Context) -> Option<()> {
     if setup.ipv6 != 0 {
         frame.set16::<36>((flow >> 16) as u16);
         frame.set16::<54>(flow as u16);
+        let port = context.frame().at::<2>(TEMPLATE_LEN)?;
+        port.set16::<0>(setup.port_v6);
     } else {
         frame.set16::<28>((flow >> 16) as u16);
         frame.set16::<34>(flow as u16);
