@@ -165,7 +165,7 @@ fn batched_reads() -> io::Result<bool> {
     let (mut keys, mut values) = ([0_u32; 1], [0_u64; 1]);
     supported(sys::lookup_batch(
         map.as_fd(),
-        &mut None,
+        &mut None::<u32>,
         &mut keys,
         &mut values,
     ))

@@ -19,7 +19,7 @@ use super::load::LoadError;
 use super::mapped::Mapped;
 use super::memory::Memory;
 use super::open::{mapped, take, trie};
-use super::sys::{delete_batch, lookup_batch_after, update_batch};
+use super::sys::{delete_batch, lookup_batch, update_batch};
 use crate::model::Prefix;
 
 /// A prefix in a list, and what it does: [`lb_common::guard::ALLOW`] or
@@ -123,10 +123,10 @@ fn add<K: bytemuck::Pod>(
 }
 
 fn walk<K: bytemuck::Pod>(map: BorrowedFd<'_>, mut visit: impl FnMut(K, u32)) -> io::Result<()> {
-    let mut position = None;
+    let mut position = None::<K>;
     let (mut keys, mut values) = (vec![K::zeroed(); BATCH], vec![0_u32; BATCH]);
     loop {
-        let (count, more) = lookup_batch_after(map, &mut position, &mut keys, &mut values)?;
+        let (count, more) = lookup_batch(map, &mut position, &mut keys, &mut values)?;
         for (key, value) in keys.iter().zip(&values).take(count) {
             visit(*key, *value);
         }

@@ -194,67 +194,24 @@ struct Batch {
 }
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
-
-/// Reads the next entries of a hash map, whole buckets at a time (Linux 5.6, 057996380a42): unlike
-/// a walk from key to key it can't start again when the program deletes the entry it stands on.
-///
-/// `position` is where the last call stopped, and is set to where this one did; nothing is the
-/// start. As many entries as fit into `keys` and `values` are read. Returns how many, and whether
-/// there may be more. A bucket that doesn't fit gives `ENOSPC`.
-pub fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
-    map: BorrowedFd<'_>,
-    position: &mut Option<u32>,
-    keys: &mut [K],
-    values: &mut [V],
-) -> io::Result<(usize, bool)> {
-    let mut next = 0_u32;
-    let mut attr = Batch {
-        in_batch: position
-            .as_ref()
-            .map_or(0, |at| std::ptr::from_ref(at) as u64),
-        out_batch: (&raw mut next) as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: keys.len().min(values.len()) as u32,
-        map_fd: map.as_raw_fd() as u32,
-        elem_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: the attribute names buffers of ours with room for `count` entries; the types have
-    // the sizes of the map's, which `Kernel::new` took care of, and any bytes are valid for them.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_LOOKUP_BATCH,
-            &raw mut attr,
-            size_of::<Batch>(),
-        )
-    };
-    let more = result == 0;
-    if !more {
-        let error = io::Error::last_os_error();
-        // The end of the map, with what was left of it.
-        if error.raw_os_error() != Some(libc::ENOENT) {
-            return Err(error);
-        }
-    }
-    *position = Some(next);
-    Ok((attr.count as usize, more))
-}
-
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 
-/// Reads the next entries of a map whose kernel side walks from key to key, as prefix tries do
-/// (Linux 5.13). `position` is the last key that was read; nothing is the start. Returns how many
-/// entries were read, and whether there may be more.
-pub fn lookup_batch_after<K: bytemuck::Pod, V: bytemuck::Pod>(
+/// Reads the next entries of a map. `position` is where the last call stopped, and is set to where this one
+/// did; nothing is the start. As many entries as fit into `keys` and `values` are read. Returns how many,
+/// and whether there may be more.
+///
+/// What a position is depends on the map. In a hash map (Linux 5.6, 057996380a42) it is a `u32`, and whole
+/// buckets are read: unlike a walk from key to key it can't start again when the program deletes the
+/// entry it stands on. A bucket that doesn't fit gives `ENOSPC`. In a prefix trie (Linux 5.13) it is the
+/// last key that was read.
+pub fn lookup_batch<P: bytemuck::Pod, K: bytemuck::Pod, V: bytemuck::Pod>(
     map: BorrowedFd<'_>,
-    position: &mut Option<K>,
+    position: &mut Option<P>,
     keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<(usize, bool)> {
-    let mut next = K::zeroed();
+    let mut next = P::zeroed();
     let mut attr = Batch {
         in_batch: position
             .as_ref()
