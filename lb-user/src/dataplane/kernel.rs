@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::xdp::{DevMapHash, XdpMapError};
-use aya::maps::{Array, HashMap, MapData, MapError as AyaError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, MapError as AyaError, PerCpuArray};
 use aya::programs::Xdp;
 use lb_common::{
     DEVICES,
@@ -27,6 +27,7 @@ use lb_common::{
 use super::addresses::Addresses;
 use super::attach::{self, AttachError, Attached};
 use super::clock::{Clock, Jiffies};
+use super::counters::Counters;
 use super::explain::{PinnedToCpu, test_run};
 use super::keys::{ServiceKey, vip};
 use super::lists::KernelLists;
@@ -62,9 +63,7 @@ pub struct Kernel {
     flows_v6: [HashMap<MapData, FlowKey6, FlowEntry>; 3],
     walks_v4: [Walk<FlowKey4>; 3],
     walks_v6: [Walk<FlowKey6>; 3],
-    backend_stats: PerCpuArray<MapData, BackendStats>,
-    service_stats: PerCpuArray<MapData, ServiceStats>,
-    reasons: PerCpuArray<MapData, u64>,
+    counters: Counters,
     explanation: PerCpuArray<MapData, Explanation>,
     pub(super) lists: KernelLists,
 }
@@ -111,9 +110,7 @@ impl Kernel {
                 take(e, names::FLOWS_V6[1])?,
                 take(e, names::FLOWS_V6[2])?,
             ],
-            backend_stats: take(e, names::BACKEND_STATS)?,
-            service_stats: take(e, names::SERVICE_STATS)?,
-            reasons: take(e, names::REASONS)?,
+            counters: Counters::take(e)?,
             explanation: take(e, names::EXPLAIN)?,
             lists: KernelLists::take(e, limits.guard_prefixes)?,
             ebpf,
@@ -239,14 +236,6 @@ pub(super) fn ignore_missing(
         }
         Err(source) => Err(MapError::Kernel { map, source }),
     }
-}
-
-fn sum<T: aya::Pod, S>(values: &PerCpuValues<T>, start: S, add: impl Fn(&mut S, &T)) -> S {
-    let mut total = start;
-    for value in values.iter() {
-        add(&mut total, value);
-    }
-    total
 }
 
 impl Dataplane for Kernel {
@@ -471,65 +460,23 @@ impl Dataplane for Kernel {
     }
 
     fn backend_stats(&self, slot: BackendSlot) -> Result<BackendStats, MapError> {
-        let values = self
-            .backend_stats
-            .get(&slot.get(), 0)
-            .map_err(|source| MapError::Kernel {
-                map: names::BACKEND_STATS,
-                source,
-            })?;
-        Ok(sum(&values, BackendStats::default(), |total, cpu| {
-            total.packets += cpu.packets;
-            total.bytes += cpu.bytes;
-            total.new_flows += cpu.new_flows;
-        }))
+        self.counters.backend(slot)
     }
 
     fn clear_backend_stats(&mut self, slot: BackendSlot) -> Result<(), MapError> {
-        let failed = |source| MapError::Kernel {
-            map: names::BACKEND_STATS,
-            source,
-        };
-        let zeros = zeros::<BackendStats>().map_err(|e| failed(AyaError::IoError(e)))?;
-        self.backend_stats.set(slot.get(), zeros, 0).map_err(failed)
+        self.counters.clear_backend(slot)
     }
 
     fn service_stats(&self, slot: u32) -> Result<ServiceStats, MapError> {
-        let values = self
-            .service_stats
-            .get(&slot, 0)
-            .map_err(|source| MapError::Kernel {
-                map: names::SERVICE_STATS,
-                source,
-            })?;
-        Ok(sum(&values, ServiceStats::default(), |total, cpu| {
-            total.packets += cpu.packets;
-            total.bytes += cpu.bytes;
-            total.new_flows += cpu.new_flows;
-            total.dropped += cpu.dropped;
-            total.refused += cpu.refused;
-            total.refused_at = total.refused_at.max(cpu.refused_at);
-        }))
+        self.counters.service(slot)
     }
 
     fn clear_service_stats(&mut self, slot: u32) -> Result<(), MapError> {
-        let failed = |source| MapError::Kernel {
-            map: names::SERVICE_STATS,
-            source,
-        };
-        let zeros = zeros::<ServiceStats>().map_err(|e| failed(AyaError::IoError(e)))?;
-        self.service_stats.set(slot, zeros, 0).map_err(failed)
+        self.counters.clear_service(slot)
     }
 
     fn reason(&self, reason: Reason) -> Result<u64, MapError> {
-        let values = self
-            .reasons
-            .get(&(reason as u32), 0)
-            .map_err(|source| MapError::Kernel {
-                map: names::REASONS,
-                source,
-            })?;
-        Ok(values.iter().sum())
+        self.counters.reason(reason)
     }
 
     fn clock(&self) -> Result<Clock, MapError> {
@@ -546,9 +493,4 @@ impl Dataplane for Kernel {
         let error = "five minutes after boot its frequency can't be told for some seconds";
         Err(MapError::Clock(io::Error::other(error)))
     }
-}
-
-fn zeros<T: aya::Pod + Default>() -> io::Result<PerCpuValues<T>> {
-    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    PerCpuValues::try_from(vec![T::default(); cpus])
 }

@@ -7,6 +7,7 @@
 mod addresses;
 mod attach;
 mod clock;
+mod counters;
 mod explain;
 mod features;
 mod kernel;
