@@ -5,10 +5,14 @@
     reason = "a harness that can't do its work ends the test"
 )]
 
+pub mod bulk;
+pub mod decap;
 pub mod driver;
 pub mod frame;
+pub mod http;
 pub mod lan;
 pub mod names;
+pub mod nat;
 pub mod netns;
 pub mod oracle;
 pub mod pass;

@@ -5,40 +5,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use lb_tests::decap::Decap;
 use lb_tests::frame::{Address, L4, Packet, ethernet};
 use lb_tests::lan::{Host, Lan};
-use lb_tests::netns::{must, pins};
 use lb_tests::pieces::cut;
 use lb_tests::wait;
-use lb_tests::weir::{Weir, binary};
+use lb_tests::weir::Weir;
 
 const VIP: &str = "198.18.9.10";
 const VIP6: &str = "2001:db8:9::10";
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A VM's `weir decap`.
-struct Decap<'a>(&'a Host, std::path::PathBuf);
-
-impl<'a> Decap<'a> {
-    fn attach(vm: &'a Host) -> Self {
-        let decap = Self(vm, pins("decap"));
-        decap.run("attach");
-        decap
-    }
-
-    fn run(&self, verb: &str) {
-        let binary = binary();
-        let mut command = self.0.netns.command(binary.to_str().unwrap());
-        command.args(["decap", verb, "eth", "--pins"]).arg(&self.1);
-        must(&mut command);
-    }
-}
-
-impl Drop for Decap<'_> {
-    fn drop(&mut self) {
-        self.run("detach");
-    }
-}
 
 /// A VM's socket on the virtual address.
 fn receiver(vm: &Host, vip: &str) -> UdpSocket {

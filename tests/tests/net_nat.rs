@@ -1,11 +1,12 @@
 //! NAT with the real daemon: VMs without any configuration but a default route, behind the
 //! balancer's NIC and on a veth of its own; clients behind a router with a narrow link.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{self};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use lb_tests::bulk::{Bulk, DOWNLOAD, download};
 use lb_tests::lan::{Host, Lan};
 use lb_tests::netns::Netns;
 use lb_tests::pass;
@@ -278,50 +279,13 @@ fn no_connection_is_moved_by_weights_restarts_or_a_removal() {
     weir.audit();
 }
 
-/// More than fits into a path's first packets.
-const DOWNLOAD: usize = 200_000;
-
-/// A server that sends so many bytes to whom connects.
-fn serve(
-    vm: &Host,
-    stop: &std::sync::Arc<std::sync::atomic::AtomicBool>,
-) -> std::thread::JoinHandle<()> {
-    let listener = vm.netns.enter(|| {
-        let any: SocketAddr = "[::]:8080".parse().unwrap();
-        TcpListener::bind(any).expect("a port")
-    });
-    listener.set_nonblocking(true).expect("a listener");
-    let stop = stop.clone();
-    std::thread::spawn(move || {
-        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-            let Ok((mut stream, _)) = listener.accept() else {
-                std::thread::sleep(Duration::from_millis(5));
-                continue;
-            };
-            let _ = stream.set_nonblocking(false);
-            let _ = stream.set_write_timeout(Some(PATIENCE));
-            let _ = stream.write_all(&[7; DOWNLOAD]);
-        }
-    })
-}
-
-fn download(client: &Netns, from: &str) -> io::Result<usize> {
-    let to: SocketAddr = from.parse().unwrap();
-    let mut stream = client.enter(|| TcpStream::connect_timeout(&to, PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
-    Ok(bytes.len())
-}
-
 #[test]
 fn vms_learn_path_mtus_and_clients_learn_that_a_port_is_closed() {
     let world = World::new();
     // The client doesn't know: it announces a segment size that doesn't fit.
     world.router.netns.ip("link set narrow mtu 1400");
     let weir = world.weir("");
-    let stop = std::sync::Arc::default();
-    let servers: Vec<_> = world.vms.iter().map(|vm| serve(vm, &stop)).collect();
+    let _servers: Vec<_> = world.vms.iter().map(|vm| Bulk::start(vm, 8080)).collect();
     for (suffix, to) in destinations() {
         let before = reason(&weir, "icmp_error");
         for _ in 0..8 {
@@ -351,10 +315,6 @@ fn vms_learn_path_mtus_and_clients_learn_that_a_port_is_closed() {
             io::ErrorKind::ConnectionRefused,
             "dns{suffix}"
         );
-    }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    for server in servers {
-        server.join().unwrap();
     }
 }
 

@@ -1,52 +1,14 @@
 //! Path MTU discovery through the balancer: a router behind it, with a narrower link to the client,
 //! says that a VM's packets are too big. The VM must hear of it, or its connections stall.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
-
-use lb_tests::lan::{Host, Lan};
+use lb_tests::bulk::{Bulk, DOWNLOAD, download};
+use lb_tests::lan::Lan;
 use lb_tests::netns::Netns;
 use lb_tests::weir::Weir;
 
 const VIP: &str = "198.18.9.10";
 const VIP6: &str = "2001:db8:9::10";
-/// More than fits into a path's first packets.
-const DOWNLOAD: usize = 200_000;
 const CONNECTIONS: usize = 8;
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A server that sends so many bytes to whom connects, until so many have.
-fn serve(vm: &Host, connections: usize) -> std::thread::JoinHandle<()> {
-    let listener = vm.netns.enter(|| {
-        let any: SocketAddr = "[::]:80".parse().unwrap();
-        TcpListener::bind(any).expect("a port")
-    });
-    listener.set_nonblocking(true).expect("a listener");
-    std::thread::spawn(move || {
-        let until = std::time::Instant::now() + 3 * PATIENCE;
-        let mut served = 0;
-        while served < connections && std::time::Instant::now() < until {
-            let Ok((mut stream, _)) = listener.accept() else {
-                std::thread::sleep(Duration::from_millis(10));
-                continue;
-            };
-            served += 1;
-            let _ = stream.set_nonblocking(false);
-            let _ = stream.set_write_timeout(Some(PATIENCE));
-            let _ = stream.write_all(&[7; DOWNLOAD]);
-        }
-    })
-}
-
-fn download(client: &Netns, from: &str) -> io::Result<usize> {
-    let to: SocketAddr = from.parse().unwrap();
-    let mut stream = client.enter(|| TcpStream::connect_timeout(&to, PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
-    Ok(bytes.len())
-}
 
 #[test]
 fn a_vm_learns_that_its_packets_are_too_big_for_the_clients_link() {
@@ -95,7 +57,7 @@ fn a_vm_learns_that_its_packets_are_too_big_for_the_clients_link() {
         }
     }
     let weir = Weir::start(&balancer, &config);
-    let servers: Vec<_> = vms.iter().map(|vm| serve(vm, 2 * CONNECTIONS)).collect();
+    let _servers: Vec<_> = vms.iter().map(|vm| Bulk::start(vm, 80)).collect();
     for (name, to) in [
         ("web", format!("{VIP}:80")),
         ("web6", format!("[{VIP6}]:80")),
@@ -117,5 +79,4 @@ fn a_vm_learns_that_its_packets_are_too_big_for_the_clients_link() {
             "{to}: nobody said that a packet was too big"
         );
     }
-    drop(servers);
 }

@@ -6,40 +6,17 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
+use lb_tests::decap::Decap;
 use lb_tests::lan::{Host, Lan};
-use lb_tests::netns::{Netns, must, pins};
+use lb_tests::netns::Netns;
 use lb_tests::server::Server;
-use lb_tests::weir::{Weir, binary};
+use lb_tests::weir::Weir;
 
 const VIP: &str = "198.18.9.10";
 const VIP6: &str = "2001:db8:9::10";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than a path's first packets carry.
 const UPLOAD: usize = 300_000;
-
-/// A VM's `weir decap`.
-struct Decap<'a>(&'a Host, std::path::PathBuf);
-
-impl<'a> Decap<'a> {
-    fn attach(vm: &'a Host) -> Self {
-        let decap = Self(vm, pins("decap"));
-        decap.run("attach");
-        decap
-    }
-
-    fn run(&self, verb: &str) {
-        let binary = binary();
-        let mut command = self.0.netns.command(binary.to_str().unwrap());
-        command.args(["decap", verb, "eth", "--pins"]).arg(&self.1);
-        must(&mut command);
-    }
-}
-
-impl Drop for Decap<'_> {
-    fn drop(&mut self) {
-        self.run("detach");
-    }
-}
 
 /// A server that reads until the end, and says how much that was.
 fn sink(vm: &Netns, port: u16, connections: usize) -> std::thread::JoinHandle<()> {

@@ -1,55 +1,14 @@
 //! Tunnels of every kind, over the real daemon and veth: wrapped by `weir`, unwrapped by
 //! `weir decap`, answered directly.
 
-use std::collections::BTreeMap;
-use std::process::Command;
-
-use lb_tests::lan::{Host, Lan};
-use lb_tests::netns::{must, pins};
+use lb_tests::decap::Decap;
+use lb_tests::lan::Lan;
+use lb_tests::netns::pins;
 use lb_tests::server::{Connection, Server, ask_tcp, ask_udp};
 use lb_tests::weir::{Weir, binary};
-use serde_json::Value;
 
 const VIP: &str = "198.18.9.10";
 const VIP6: &str = "2001:db8:9::10";
-
-/// A VM's `weir decap`.
-struct Decap<'a> {
-    vm: &'a Host,
-    pins: std::path::PathBuf,
-}
-
-impl<'a> Decap<'a> {
-    fn attach(vm: &'a Host) -> Self {
-        let decap = Self {
-            vm,
-            pins: pins("decap"),
-        };
-        must(decap.command("attach").arg("eth"));
-        decap
-    }
-
-    fn command(&self, verb: &str) -> Command {
-        let binary = binary();
-        let mut command = self.vm.netns.command(binary.to_str().unwrap());
-        command
-            .args(["--json", "decap", verb, "--pins"])
-            .arg(&self.pins);
-        command
-    }
-
-    fn counters(&self) -> BTreeMap<String, u64> {
-        let output = must(&mut self.command("status"));
-        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
-        serde_json::from_value(status["eth"].clone()).unwrap()
-    }
-}
-
-impl Drop for Decap<'_> {
-    fn drop(&mut self) {
-        let _ = self.command("detach").arg("eth").output();
-    }
-}
 
 /// One service over one kind of tunnel: (service address, backend family, forward, counter).
 fn through(vip: &str, outer_v4: bool, forward: &str, counter: &str) {

@@ -2,102 +2,17 @@
 //! etherparse, with checksums over all of it.
 
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 
-use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
 use lb_common::row::Row;
+use lb_common::settings::Settings;
 use lb_tests::frame::{Address, L4, Packet, ethernet};
-use lb_tests::netns::{Netns, Stay};
+use lb_tests::nat::*;
+use lb_tests::pieces::cut;
 use lb_tests::program::{
-    How, OWN, Program, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, address, grown, mac, slot,
+    How, OWN, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, address, grown, mac, slot,
 };
 use lb_user::dataplane::Dataplane as _;
-use lb_user::model::{Forward, L4Protocol, ServicePort, Vip};
-
-/// The next hop towards clients.
-const ROUTER: [u8; 6] = [2, 0, 0, 0, 9, 9];
-/// The Ethernet address of the interface towards clients.
-const UP: [u8; 6] = [2, 0, 0, 0, 7, 1];
-const PORT: NonZeroU16 = NonZeroU16::new(8080).expect("a port");
-
-fn wire(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(address) => Address::V4(address.octets()),
-        IpAddr::V6(address) => Address::V6(address.octets()),
-    }
-}
-
-fn ip(address: Address) -> IpAddr {
-    match address {
-        Address::V4(address) => address.into(),
-        Address::V6(address) => address.into(),
-    }
-}
-
-fn client(v4: bool, l4: L4, port: u16) -> Packet {
-    if v4 {
-        Packet::v4(l4, port)
-    } else {
-        Packet::v6(l4, port)
-    }
-}
-
-/// The same packet as backend 1 gets it.
-fn at_vm(packet: &Packet, port: Option<NonZeroU16>) -> Packet {
-    let (from, to) = packet.ports;
-    Packet {
-        destination: wire(address(1, matches!(packet.source, Address::V4(_)))),
-        ports: (from, port.map_or(to, NonZeroU16::get)),
-        ..packet.clone()
-    }
-}
-
-/// What its receiver answers.
-fn answer(packet: &Packet) -> Packet {
-    Packet {
-        source: packet.destination,
-        destination: packet.source,
-        ports: (packet.ports.1, packet.ports.0),
-        payload: vec![0xcd; 31],
-        ..packet.clone()
-    }
-}
-
-/// Services on port 80 of both families and protocols, whose only backend is reached by NAT.
-fn program(how: &How) -> Program {
-    let mut program = Program::default();
-    for v4 in [true, false] {
-        let vip = ip(client(v4, L4::Ack, 1).destination);
-        for protocol in [L4Protocol::Tcp, L4Protocol::Udp] {
-            let number = if v4 { 1 } else { 2 };
-            let (service, _) = program.service(vip, 80, protocol, &[Row::settled(slot(number))]);
-            let vip = Vip {
-                address: vip,
-                port: ServicePort::Exact(NonZeroU16::new(80).unwrap()),
-                protocol,
-            };
-            program.nat_source(1, vip, service, how);
-        }
-        // Slots 1 and 2; at the same place of both families.
-        let how = How {
-            outer_v4: v4,
-            ..*how
-        };
-        if v4 {
-            program.backend(1, vip, &how);
-        } else {
-            program.backend_at(2, 1, vip, &how);
-        }
-    }
-    program
-}
-
-fn nat(port: Option<NonZeroU16>) -> How {
-    How {
-        port,
-        ..How::new(Forward::Nat, true)
-    }
-}
+use lb_user::model::{L4Protocol, ServicePort, Vip};
 
 #[test]
 fn a_vm_gets_packets_as_if_they_had_been_for_it() {
@@ -157,6 +72,50 @@ fn a_vm_gets_packets_as_if_they_had_been_for_it() {
     }
 }
 
+/// The first fragment has the ports and the checksum of the whole datagram; the others only the addresses.
+#[test]
+fn fragments_come_to_a_vm_as_those_of_a_datagram_for_it() {
+    for port in [None, Some(PORT)] {
+        let mut program = program(&nat(port));
+        let settings = Settings {
+            fragment_jiffies: 30_000,
+            ..Settings::default()
+        };
+        program.kernel.set_settings(&settings).expect("settings");
+        for v4 in [true, false] {
+            for l4 in [L4::Udp, L4::BareUdp, L4::Ack] {
+                let datagram = Packet {
+                    payload: (0..3000_u16).map(|at| at as u8).collect(),
+                    ..client(v4, l4, 40_000)
+                };
+                // What identifies it differs from case to case.
+                let id = 0x100 + l4 as u32;
+                let pieces = cut(&datagram, id, 1200);
+                let expected = cut(&at_vm(&datagram, port), id, 1200);
+                for (nth, (piece, expected)) in pieces.iter().zip(&expected).enumerate() {
+                    let what = format!("{l4:?} v4 {v4} {port:?}, fragment {nth}");
+                    let frame = ethernet(mac(9), OWN, None, &piece.ip);
+                    let before = program.traces();
+                    let (verdict, sent) = program.run(&frame);
+                    assert_eq!(verdict, XDP_TX, "{what}");
+                    assert_eq!(sent, ethernet(OWN, mac(1), None, &expected.ip), "{what}");
+                    let service = u64::from(l4.is_udp()) + if v4 { 0 } else { 2 };
+                    let backend = if v4 { 1 } else { 2 };
+                    let bytes = frame.len() as u64;
+                    let counters = [
+                        ("fragment", u64::from(nth > 0)),
+                        (&format!("backend {backend} packets"), 1),
+                        (&format!("backend {backend} bytes"), bytes),
+                        (&format!("service {service} packets"), 1),
+                        (&format!("service {service} bytes"), bytes),
+                    ];
+                    assert_eq!(program.traces().since(&before), grown(&counters), "{what}");
+                }
+            }
+        }
+    }
+}
+
 /// Payloads and ports by which checksums come out as 0, and as its other form.
 #[test]
 fn a_udp_checksum_of_zero_is_sent_as_its_other_form() {
@@ -191,116 +150,6 @@ fn a_template_of_the_other_family_drops() {
     assert_eq!(verdict, XDP_DROP);
     let counters = [("service 2 dropped", 1), ("drop_unreachable", 1)];
     assert_eq!(program.traces().since(&before), grown(&counters));
-}
-
-/// A host that forwards between an interface to VMs and one to clients. `out` and `vm` are in the
-/// device map.
-struct World {
-    program: Program,
-    vm: u32,
-    up: u32,
-    netns: Netns,
-    _stay: Stay,
-}
-
-impl World {
-    fn new(port: Option<NonZeroU16>) -> Self {
-        let netns = Netns::new("nat");
-        netns.set("net/ipv4/ip_forward", "1");
-        netns.set("net/ipv6/conf/all/forwarding", "1");
-        for (device, address, own) in [
-            ("vm", "02:00:00:00:01:fe", "1.254"),
-            ("out", "02:00:00:00:07:01", "7.1"),
-        ] {
-            netns.ip(&format!(
-                "link add {device} address {address} type veth peer name {device}-peer"
-            ));
-            netns.set(&format!("net/ipv6/conf/{device}/accept_dad"), "0");
-            netns.ip(&format!("link set {device}-peer up"));
-            netns.ip(&format!("link set {device} up"));
-            netns.ip(&format!("addr add 198.18.{own}/24 dev {device}"));
-            let own = own.replace('.', "::");
-            netns.ip(&format!("addr add 2001:db8:{own}/64 dev {device} nodad"));
-        }
-        for via in ["198.18.7.2", "2001:db8:7::2"] {
-            netns.ip(&format!(
-                "neigh add {via} lladdr 02:00:00:00:09:09 dev out nud permanent"
-            ));
-        }
-        for route in [
-            "198.19.0.0/16 via 198.18.7.2",
-            "198.19.200.0/24 via 198.18.7.3",
-            "2001:db8:5::/64 via 2001:db8:7::2",
-            "2001:db8:6::/64 via 2001:db8:7::3",
-        ] {
-            netns.ip(&format!("route add {route}"));
-        }
-        let stay = netns.stay();
-        let (vm, up) = (netns.ifindex("vm"), netns.ifindex("out"));
-        let mut program = program(&nat(port));
-        program.kernel.add_device(vm).unwrap();
-        program.kernel.add_device(up).unwrap();
-        Self {
-            program,
-            vm,
-            up,
-            netns,
-            _stay: stay,
-        }
-    }
-
-    /// Sends an IP packet in by an interface. Returns the verdict, the frame, and what was counted.
-    #[track_caller]
-    fn send(&mut self, ip: &[u8], vlan: Option<u16>, ifindex: u32) -> (u32, Vec<u8>, String) {
-        let frame = ethernet(mac(1), UP, vlan, ip);
-        let before = self.program.traces();
-        let explained = self.program.kernel.explain(&frame, ifindex).unwrap();
-        assert_eq!(
-            self.program.traces(),
-            before,
-            "an explanation leaves no trace"
-        );
-        let (verdict, left) = self.program.run_from(&frame, ifindex);
-        assert_eq!((explained.verdict, &explained.frame), (verdict, &left));
-        let counted = self.program.traces().since(&before);
-        let counted: Vec<_> = counted
-            .iter()
-            .map(|(name, n)| format!("{name} {n}"))
-            .collect();
-        (verdict, left, counted.join(", "))
-    }
-
-    /// Sends what must be translated and sent to the router.
-    #[track_caller]
-    fn answered(&mut self, what: &str, ip: &[u8], expected: &[u8]) {
-        for (from, vlan, verdict) in [
-            (self.vm, None, XDP_REDIRECT),
-            (self.vm, Some(9), XDP_REDIRECT),
-            (self.up, None, XDP_TX),
-        ] {
-            let expected = ethernet(UP, ROUTER, None, expected);
-            let found = self.send(ip, vlan, from);
-            assert_eq!(found, (verdict, expected, "answer 1".to_owned()), "{what}");
-        }
-    }
-
-    /// Sends what must pass, as `left`.
-    #[track_caller]
-    fn passed(&mut self, what: &str, ip: &[u8], left: &[u8], reason: &str) {
-        for vlan in [None, Some(9)] {
-            let found = self.send(ip, vlan, self.vm);
-            let left = ethernet(mac(1), UP, vlan, left);
-            assert_eq!(found, (XDP_PASS, left, format!("{reason} 1")), "{what}");
-        }
-    }
-}
-
-/// The same packet after a router.
-fn hop(packet: &Packet) -> Packet {
-    Packet {
-        hops: packet.hops - 1,
-        ..packet.clone()
-    }
 }
 
 #[test]
@@ -513,162 +362,4 @@ fn any_port_is_translated_both_ways() {
         ..udp
     };
     world.passed("another protocol", &udp.ip(), &udp.ip(), "pass_no_service");
-}
-
-#[derive(Clone, Debug)]
-enum Kind {
-    V4(Icmpv4Type),
-    V6(Icmpv6Type),
-}
-
-fn errors(v4: bool) -> Vec<Kind> {
-    if v4 {
-        use icmpv4::{DestUnreachableHeader as D, TimeExceededCode};
-        return [
-            Icmpv4Type::DestinationUnreachable(D::Port),
-            Icmpv4Type::DestinationUnreachable(D::FragmentationNeeded { next_hop_mtu: 1400 }),
-            Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit),
-        ]
-        .map(Kind::V4)
-        .into();
-    }
-    use icmpv6::{DestUnreachableCode, TimeExceededCode};
-    [
-        Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port),
-        Icmpv6Type::PacketTooBig { mtu: 1400 },
-        Icmpv6Type::TimeExceeded(TimeExceededCode::HopLimitExceeded),
-    ]
-    .map(Kind::V6)
-    .into()
-}
-
-/// An ICMP error about a packet, of which so many bytes are quoted.
-fn error(from: Address, kind: &Kind, about: &Packet, quoted: usize, hops: u8) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let quoted = about.ip()[..quoted].to_vec();
-    match (from, about.source, kind) {
-        (Address::V4(from), Address::V4(to), Kind::V4(kind)) => PacketBuilder::ipv4(from, to, hops)
-            .icmpv4(kind.clone())
-            .write(&mut bytes, &quoted),
-        (Address::V6(from), Address::V6(to), Kind::V6(kind)) => PacketBuilder::ipv6(from, to, hops)
-            .icmpv6(*kind)
-            .write(&mut bytes, &quoted),
-        _ => panic!("two families"),
-    }
-    .expect("a packet");
-    bytes
-}
-
-/// How much of a packet a router may quote: all promise eight bytes behind the IP header; then up
-/// to the checksum, and all.
-fn quotes(packet: &Packet) -> [usize; 4] {
-    let header = if matches!(packet.source, Address::V4(_)) {
-        20
-    } else {
-        40
-    };
-    let header = header
-        + packet.options.len()
-        + packet
-            .extensions
-            .iter()
-            .map(|(_, e)| e.len() + 2)
-            .sum::<usize>();
-    [header + 8, header + 16, header + 18, packet.ip().len()]
-}
-
-fn router(v4: bool) -> Address {
-    wire(if v4 {
-        IpAddr::from([198, 19, 7, 7])
-    } else {
-        IpAddr::from([0x2001, 0xdb8, 7, 0, 0, 0, 0, 7])
-    })
-}
-
-fn with_options(packet: Packet) -> [Packet; 2] {
-    let more = if matches!(packet.source, Address::V4(_)) {
-        Packet {
-            options: vec![1; 4],
-            ..packet.clone()
-        }
-    } else {
-        Packet {
-            extensions: vec![(60, vec![0; 6])],
-            ..packet.clone()
-        }
-    };
-    [packet, more]
-}
-
-#[test]
-fn a_vm_is_told_what_routers_say_about_its_packets() {
-    for port in [None, Some(PORT)] {
-        let mut program = program(&nat(port));
-        for v4 in [true, false] {
-            for l4 in [L4::Ack, L4::Udp, L4::BareUdp] {
-                let asked = client(v4, l4, 40_000);
-                for own in with_options(answer(&at_vm(&asked, port))) {
-                    // As it was on the way to the client.
-                    let seen = Packet {
-                        source: asked.destination,
-                        ports: (80, 40_000),
-                        ..own.clone()
-                    };
-                    for kind in errors(v4) {
-                        for quoted in quotes(&seen) {
-                            let what = format!("{kind:?} {l4:?} {port:?} {quoted}");
-                            let frame = ethernet(
-                                ROUTER,
-                                OWN,
-                                None,
-                                &error(router(v4), &kind, &seen, quoted, 60),
-                            );
-                            let before = program.traces();
-                            let (verdict, sent) = program.run(&frame);
-                            let expected = error(router(v4), &kind, &own, quoted, 60);
-                            assert_eq!(verdict, XDP_TX, "{what}");
-                            assert_eq!(sent, ethernet(OWN, mac(1), None, &expected), "{what}");
-                            let counted = program.traces().since(&before);
-                            assert_eq!(counted.get("icmp_error"), Some(&1), "{what}");
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_client_is_told_what_a_vm_or_its_router_says() {
-    for port in [None, Some(PORT)] {
-        let mut world = World::new(port);
-        for v4 in [true, false] {
-            for l4 in [L4::Ack, L4::Udp, L4::BareUdp] {
-                for asked in with_options(client(v4, l4, 40_000)) {
-                    let seen = at_vm(&asked, port);
-                    for kind in errors(v4) {
-                        for quoted in quotes(&seen) {
-                            for (from, outside) in [
-                                (seen.destination, asked.destination),
-                                (router(v4), router(v4)),
-                            ] {
-                                let what = format!("{kind:?} {l4:?} {port:?} {quoted} {from:?}");
-                                let sent = error(from, &kind, &seen, quoted, 64);
-                                let expected = error(outside, &kind, &asked, quoted, 63);
-                                world.answered(&what, &sent, &expected);
-                            }
-                        }
-                    }
-                }
-            }
-            // About a packet to another port.
-            let other = Packet {
-                ports: (40_000, 81),
-                ..at_vm(&client(v4, L4::Udp, 1), port)
-            };
-            let kind = &errors(v4)[0];
-            let ip = error(other.destination, kind, &other, other.ip().len(), 64);
-            world.passed("another port", &ip, &ip, "pass_icmp");
-        }
-    }
 }

@@ -1,11 +1,8 @@
 //! A real VM behind the real daemon: Debian's own kernel unwraps IPIP and GUE and answers the
 //! client directly; or packets go from the NIC's program straight into the VM's tap.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
-use lb_tests::lan::{Host, Lan};
+use lb_tests::http::get;
+use lb_tests::lan::Lan;
 use lb_tests::vm::{More, Port, Vm};
 use lb_tests::wait;
 use lb_tests::weir::Weir;
@@ -13,23 +10,6 @@ use lb_tests::weir::Weir;
 const IPIP_VIP: &str = "198.18.9.10";
 const GUE_VIP: &str = "198.18.9.11";
 const L2_VIP: &str = "198.18.9.12";
-
-/// Sends `GET path`. Returns the body.
-fn get(from: &Host, address: &str, path: &str) -> io::Result<String> {
-    let to: SocketAddr = format!("{address}:80").parse().unwrap();
-    let patience = Duration::from_secs(5);
-    let mut stream = from
-        .netns
-        .enter(|| TcpStream::connect_timeout(&to, patience))?;
-    stream.set_read_timeout(Some(patience))?;
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or(io::ErrorKind::InvalidData)?;
-    Ok(body.trim().to_owned())
-}
 
 #[test]
 fn debians_kernel_unwraps_ipip_and_gue_and_answers_the_client() {

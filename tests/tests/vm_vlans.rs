@@ -1,11 +1,11 @@
 //! VLANs and VLANs in VLANs, by the VLAN devices of two VMs with Debian's kernel: one runs the
 //! balancer, which finds its backends behind them; the other is such a backend, and a client.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::time::Duration;
 
+use lb_tests::http::get;
 use lb_tests::lan::{Host, Lan};
 use lb_tests::vm::{More, Port, Vm};
 use lb_tests::wait;
@@ -63,23 +63,6 @@ fn config() -> String {
         );
     }
     text
-}
-
-/// Sends `GET path`. Returns the body.
-fn get(from: &Host, address: &str, path: &str) -> io::Result<String> {
-    let to: SocketAddr = format!("{address}:80").parse().unwrap();
-    let patience = Duration::from_secs(8);
-    let mut stream = from
-        .netns
-        .enter(|| TcpStream::connect_timeout(&to, patience))?;
-    stream.set_read_timeout(Some(patience))?;
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or(io::ErrorKind::InvalidData)?;
-    Ok(body.trim().to_owned())
 }
 
 /// Answers so many requests with "host".
